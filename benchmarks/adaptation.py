@@ -1,10 +1,10 @@
-"""What centring and the mirror image are worth on the synthetic world, in the domain of training and in others.
+"""Effect of centring and mirror images on recall in the synthetic world, in the training domain and in others.
 
     python benchmarks/adaptation.py runs/seed0/model runs/seed1/model --places 500 --root cache/world
 
-Give trainings that differ in their seed. The first 100 photos of each domain only fit the means and are not queries;
-the others are ranked against all tiles. Differences are paired by seed. With one model, they are paired by photo and
-the interval is over independent photos: it says nothing about another training.
+Give checkpoints of the same training with different seeds. The first 100 photos of each domain are used only to fit the
+means; the others are ranked against all tiles. Differences are paired by seed. With one model they are paired by photo,
+and the interval does not include the variation between trainings.
 """
 
 import argparse
@@ -35,10 +35,10 @@ KINDS = (
 def main() -> None:
     """Parse, measure, print and store a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", type=Path, help="checkpoints of one kind of training, one for each seed")
-    parser.add_argument("--domains", nargs="+", default=["urban", "rural"], help="domains of the world to test on")
-    parser.add_argument("--places", type=int, default=500, help="test places of each domain")
-    parser.add_argument("--root", type=Path, help="cache of drawn worlds")
+    parser.add_argument("models", nargs="+", type=Path, help="checkpoints of one configuration, one for each seed")
+    parser.add_argument("--domains", nargs="+", default=["urban", "rural"], help="domains of the test world")
+    parser.add_argument("--places", type=int, default=500, help="test pairs of each domain")
+    parser.add_argument("--root", type=Path, help="directory of rendered worlds")
     parser.add_argument("--out", type=Path, help="Markdown file of the table")
     given = parser.parse_args()
     hits = {domain: [outcomes(model, domain, given) for model in given.models] for domain in given.domains}
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def outcomes(model: Path, domain: str, given: argparse.Namespace) -> dict[str, np.ndarray]:
-    """Whether each query's true tile is the first, bool (queries,), for each kind of adaptation."""
+    """Whether each query's true tile ranks first, bool (queries,), by kind of adaptation."""
     encoder = Encoder.from_pretrained(model, device="cpu")
     world = build_world(domain, "test", given.places, cache_dir=given.root)
     photos, tiles = list(GroundImages(world)), list(AerialImages(world))
@@ -76,7 +76,7 @@ def outcomes(model: Path, domain: str, given: argparse.Namespace) -> dict[str, n
 
 
 def lines(hits: dict[str, list[dict[str, np.ndarray]]]) -> list[str]:
-    """The table in Markdown."""
+    """Format the table in Markdown."""
     out = [
         "R@1 in percent, mean ± standard deviation over seeds, and the difference to plain with its 95 % interval.",
         "",
@@ -94,7 +94,7 @@ def lines(hits: dict[str, list[dict[str, np.ndarray]]]) -> list[str]:
 
 
 def difference(runs: list[dict[str, np.ndarray]], kind: str) -> str:
-    """Mean difference to plain with its interval: over seeds, or over photos of a single model."""
+    """Format the mean difference to plain with its interval: over seeds, or over photos of a single model."""
     if len(runs) == 1:
         plain, other = (runs[0][name].astype(float) for name in (KINDS[0], kind))
         mean, interval = paired_interval(other - plain)

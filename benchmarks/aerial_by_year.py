@@ -1,11 +1,11 @@
-"""The whole path on real imagery: tiles of one year are looked for in an index of another year.
+"""Indexing and search on real imagery: tiles of one year are searched in an index of another year.
 
     python benchmarks/aerial_by_year.py --gallery "naip/*_2018_*.tif" --queries "naip/*_2020_*.tif" --model CHECKPOINT
 
-Rasters are cut into tiles, encoded as aerial views, indexed on disk, loaded again and searched; a query is right when
-the tile that it finds covers the same ground. It needs georeferenced rasters of the same places from two dates. Without
---model a small model with random weights is made: what comes out then is a check of the path and of what untrained
-features do, and says nothing about a trained model. The colour histogram beside it is the least that a model must beat.
+Rasters are tiled, encoded as aerial views, indexed on disk, loaded and searched; a query is right if the best tile
+covers the same ground. Needs georeferenced rasters of the same area from two dates. Without --model a small model with
+random weights is used, which only tests the code path and untrained features. A colour histogram is the baseline that a
+model must exceed.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.imagery.raster import RasterTiles
 from gengeo_hf.index import GeoIndex
 
-HIDDEN, LAYERS, PATCH, SIDE = 96, 4, 14, 126  # of the model with random weights; SIDE in pixels
+HIDDEN, LAYERS, PATCH, SIDE = 96, 4, 14, 126  # size of the model with random weights; SIDE is in pixels
 
 
 class Histogram:
-    """Colours of a tile in 4 x 4 fields: a descriptor that knows nothing."""
+    """Colour histograms of a tile in 4 x 4 fields, as a descriptor without learning."""
 
     dim, batch_size, fingerprint = 4 * 4 * 3 * 8, 64, "colour histogram in 4 x 4 fields"
 
@@ -69,7 +69,7 @@ def random_model(seed: int):  # noqa: ANN201
 
 
 def measure(encoder, gallery: RasterTiles, queries: RasterTiles, name: str) -> dict:  # noqa: ANN001
-    """Build, load, search; recall@1 and @5 by ground, and the median error in metres."""
+    """Build, load and search an index; returns recall@1 and @5, and the median error in metres."""
     images, lat, lon = [], [], []
     for row in range(queries.table.num_rows):
         if (tile := queries.read(row)) is not None:
@@ -81,7 +81,7 @@ def measure(encoder, gallery: RasterTiles, queries: RasterTiles, name: str) -> d
         index = GeoIndex.load(Path(folder) / "year.gengeo")
         found = index.search(np.concatenate([encoder.encode([image], view="aerial") for image in images]), 5)
         count = len(index)
-        near = gallery._tile_m / 2  # of the same ground more than half is shared along each axis
+        near = gallery._tile_m / 2  # tiles that overlap by more than half along each axis show the same ground
         errors = np.array(
             [
                 [great_circle_m(hit.lat, hit.lon, a, b) for hit in hits]
@@ -101,15 +101,15 @@ def measure(encoder, gallery: RasterTiles, queries: RasterTiles, name: str) -> d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--gallery", required=True, help="rasters of one date (a pattern)")
-    parser.add_argument("--queries", required=True, help="rasters of another date (a pattern)")
-    parser.add_argument("--model", help="checkpoint folder or Hub id; none: random weights")
-    parser.add_argument("--seeds", type=int, default=3, help="of the random weights")
-    parser.add_argument("--tile", type=float, default=50.0, help="metres")
+    parser.add_argument("--gallery", required=True, help="pattern of the rasters of one date")
+    parser.add_argument("--queries", required=True, help="pattern of the rasters of another date")
+    parser.add_argument("--model", help="checkpoint directory or Hub id; default: random weights")
+    parser.add_argument("--seeds", type=int, default=3, help="number of models with random weights")
+    parser.add_argument("--tile", type=float, default=50.0, help="side of a tile, metres")
     parser.add_argument("--overlap", type=float, default=0.0)
     arguments = parser.parse_args()
     sources = [
-        RasterTiles(sorted(glob.glob(pattern)), arguments.tile, arguments.overlap)  # noqa: PTH207  # a pattern of the user
+        RasterTiles(sorted(glob.glob(pattern)), arguments.tile, arguments.overlap)  # noqa: PTH207  # the user gives a pattern
         for pattern in (arguments.gallery, arguments.queries)
     ]
     print(json.dumps(measure(Histogram(), *sources, "colour histogram")))

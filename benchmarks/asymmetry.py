@@ -1,15 +1,15 @@
-"""What the head keeps of each class, from the street and from above: does the dustbin take sky and cars?
+"""Kept mass of the head by class, in ground and aerial images: does the dustbin reject sky and cars?
 
-The synthetic world knows the class of every pixel. For each view: the class's share of the area, of the kept mass,
-their ratio (1: indifferent) with a 95 % interval over images, and the kept mass over what the same places in the image
-keep on average (1: only the place counts, not what is seen there). Where cameras stand in the middle of their tiles,
-also how far linked patches point off each other's direction (chance: 90 degrees). A model of random weights is measured
-beside it.
+The synthetic world has the class of every pixel. For each view the script reports the class's share of the area, its
+share of the kept mass, their ratio (1: no preference) with a 95 % interval over images, and the kept mass relative to
+the average at the same positions in the image (1: only the position matters, not the class). If cameras are at the
+centre of their tiles, also the error of direction of linked patches (random: 90 degrees). A model with random weights
+is measured as a control.
 
     python benchmarks/asymmetry.py --model demo/gengeo-world-urban --places 150
     python benchmarks/asymmetry.py --model runs/world_any_view/model --heading unknown
 
-With `--heading unknown` each panorama is turned by a random number of patches: a class is then nowhere at home.
+With `--heading unknown` each panorama is rolled by a random number of patches, so that a class has no typical position.
 """
 
 import argparse
@@ -38,7 +38,7 @@ RARE = 5e-4  # share of all pixels below which a class is not reported
 def true_shares(
     world: Any, rows: list[int], grids: dict[str, tuple[int, int]], sizes: dict[str, tuple[int, int]]
 ) -> Any:
-    """Share of each class in each patch, for each image of both views."""
+    """Share of each class in each patch, for every image of both views."""
     draw = {"ground": (world.queries, "query_id", ground_classes), "aerial": (world.gallery, "tile_id", aerial_classes)}
     return {
         view: [class_shares(kinds(table[row][key], sizes[view]), grids[view], len(CLASS_NAMES)) for row in rows]
@@ -47,14 +47,14 @@ def true_shares(
 
 
 def turned(image: Image.Image, patches: int, columns: int) -> Image.Image:
-    """A panorama, `columns` patches wide, turned to the right by some of them."""
+    """Roll a panorama of `columns` patches to the right by some patches."""
     return Image.fromarray(np.roll(np.asarray(image), round(patches * image.width / columns), axis=1))
 
 
 def measure(
     encoder: Encoder, world: Any, rows: list[int], shares: Any, turns: np.ndarray, columns: int
 ) -> dict[str, ClassPreference]:
-    """Preference of each view; row i of the gallery need not be the tile of row i of the queries."""
+    """Preference of each view; row i of the gallery is not necessarily the tile of row i of the queries."""
     ground, aerial = GroundImages(world), AerialImages(world)
     photos = attributions(encoder, (turned(ground[row], turns[row], columns) for row in rows), "ground")
     tiles = attributions(encoder, (aerial[row] for row in rows), "aerial")
@@ -63,7 +63,7 @@ def measure(
 
 
 def pointing(encoder: Encoder, world: Any, rows: list[int]) -> float:
-    """Mean error of the links' directions over true pairs, degrees."""
+    """Mean error of direction of linked patches over true pairs, degrees."""
     tiles = world.positive_rows()
     ground, aerial = GroundImages(world), AerialImages(world)
     photos = attributions(encoder, (ground[row] for row in rows), "ground")
@@ -74,7 +74,7 @@ def pointing(encoder: Encoder, world: Any, rows: list[int]) -> float:
 
 
 def described(name: str, found: dict[str, ClassPreference]) -> list[str]:
-    """One model's table in lines of text."""
+    """Format the table of one model."""
     lines = [name, " " * 9 + "".join(f"|{view:^39}" for view in found)]
     lines.append(" " * 9 + "|   area   kept  ratio  (95 %)     beyond" * 2)
     for number, label in enumerate(CLASS_NAMES):
@@ -95,7 +95,7 @@ def described(name: str, found: dict[str, ClassPreference]) -> list[str]:
 
 
 def plain(found: dict[str, ClassPreference]) -> dict[str, Any]:
-    """The same as values for JSON; None where a class is too rare."""
+    """Convert to values for JSON; None for rare classes."""
     fields = {key: key for key in ("area", "kept", "preference", "low", "high")} | {"beyond_place": "beyond_position"}
     classes = {
         view: {
@@ -116,10 +116,10 @@ def main() -> None:
     parser.add_argument("--model", default="demo/gengeo-world-urban", help="a checkpoint with a SALAD head and dustbin")
     parser.add_argument("--domain", default="urban", help="urban, rural or offcenter")
     parser.add_argument("--places", type=int, default=150)
-    parser.add_argument("--heading", choices=("known", "unknown"), default="known", help="unknown turns each panorama")
-    parser.add_argument("--world", default=None, help="folder of drawn worlds, such as demo/world")
-    parser.add_argument("--table", default=None, help="write what is printed here, as Markdown")
-    parser.add_argument("--json", default=None, help="write the figures here too")
+    parser.add_argument("--heading", choices=("known", "unknown"), default="known", help="unknown rolls each panorama")
+    parser.add_argument("--world", default=None, help="directory of rendered worlds, such as demo/world")
+    parser.add_argument("--table", default=None, help="also write the output to this Markdown file")
+    parser.add_argument("--json", default=None, help="also write the values to this JSON file")
     given = parser.parse_args()
     encoder = Encoder.from_pretrained(given.model, device="cpu")
     require_dustbin(encoder)
@@ -142,7 +142,7 @@ def main() -> None:
         np.roll(part.reshape(high, wide, -1), turn, axis=1).reshape(high * wide, -1)
         for part, turn in zip(shares["ground"], turns, strict=True)
     ]
-    torch.manual_seed(0)  # the same random weights at every run
+    torch.manual_seed(0)  # the same random weights in every run
     blank = Encoder(GenGeoModel(GenGeoConfig.from_pretrained(given.model)), encoder.processor, device="cpu")
     about = f"world/{given.domain}/test, {given.places} places, heading {given.heading}, model {Path(given.model).name}"
     results, lines = {}, [about]

@@ -1,10 +1,10 @@
-"""How well the bird's-eye view of a panorama agrees with its tile on the synthetic world: road or not, by geometry.
+"""Agreement of the bird's-eye view of a panorama with its tile on the synthetic world, for the class road.
 
     python benchmarks/bev_geometry.py --places 24
 
-For each place the true classes of the panorama are projected to the ground and compared with the true classes of the
-tile, at distances of 3 to 15 m. The exact geometry (`vertical_fov`) is compared with the published one on a padded
-panorama, and with the exact one turned by 90 degrees, which shows what agreement chance gives.
+For each pair the true classes of the panorama are projected to the ground and compared with the true classes of the
+tile, at distances of 3 to 15 m. The exact geometry (`vertical_fov`) is compared with the published geometry on a padded
+panorama, and with the exact geometry rotated by 90 degrees, which gives the agreement of unrelated images.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import torch
 
 from gengeo_hf.data.views import ground_bev, padded_sphere
 from gengeo_hf.world import CLASS_NAMES, DOMAINS, TILE_METRES
-from gengeo_hf.world.places import Region
+from gengeo_hf.world.regions import Region
 from gengeo_hf.world.render import BOTTOM_DEGREES, EYE_METRES, TOP_DEGREES
 
 GROUND, SIDE, SEED = (42, 168), 70, 0
@@ -24,7 +24,7 @@ FORMS = ("exact", "published", "exact, turned by 90 degrees")
 def main() -> None:
     """Parse, measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--places", type=int, default=24, help="places of each domain")
+    parser.add_argument("--places", type=int, default=24, help="pairs of each domain")
     given = parser.parse_args()
     print(f"| domain | {' | '.join(FORMS)} |\n| --- | {' | '.join('---:' for _ in FORMS)} |")
     for domain in DOMAINS:
@@ -34,10 +34,10 @@ def main() -> None:
 def agreement(domain: str, places: int) -> list[float]:
     """Share of pixels at 3 to 15 m whose class, road or not, is the same in both views, for each of `FORMS`."""
     region, road, equal = Region(domain, "validation", SEED, 0), CLASS_NAMES.index("road"), []
-    for place in region.places(places):
-        panorama = region.draw_ground(place, GROUND, 1, truth=True).kinds
-        tile = region.draw_aerial(place.tiles[0], (SIDE, SIDE), 1, truth=True).kinds
-        assert panorama is not None and tile is not None  # truth=True gives them
+    for place in region.camera_positions(places):
+        panorama = region.draw_ground(place, GROUND, 1, with_labels=True).kinds
+        tile = region.draw_aerial(place.tiles[0], (SIDE, SIDE), 1, with_labels=True).kinds
+        assert panorama is not None and tile is not None  # with_labels=True gives them
         classes = torch.from_numpy((panorama == road).astype(np.float32))[None, None]
         scale = TILE_METRES / SIDE
         exact = ground_bev(classes, SIDE, scale, EYE_METRES, vertical_fov=TOP_DEGREES - BOTTOM_DEGREES)

@@ -1,14 +1,13 @@
 """Confidences, radii and `not_in_index` on mosaics of test regions of the synthetic world, fitted on other regions.
 
     python benchmarks/calibration.py --model runs/world_anywhere/model
-    python benchmarks/calibration.py --model runs/world_anywhere/model --photos 150      # does it work?
+    python benchmarks/calibration.py --model runs/world_anywhere/model --photos 150      # quick test
 
-Indexes hold 65 m tiles of orthophoto mosaics, cut with 50 % overlap. The calibration is fitted once, on photos of one
-set of urban test regions in the index of these; the photos and the index of other urban regions, and of rural regions,
-measure it. Photos of other regions of the same domain, asked in the measured index, are those "not in the index".
-Confidences are those that `GeoLocalizer` states. The model must find photos anywhere in a tile: that of
-`python training/curriculum.py world_anywhere` does, one of centred pairs finds few photos in a mosaic. The world is
-synthetic: the figures say nothing about real photos.
+Indexes hold 65 m tiles of orthophoto mosaics with 50 % overlap. The calibration is fitted once, on photos and the index
+of one set of urban test regions, and measured on other urban regions and on rural regions. Photos of other regions of
+the same domain are those "not in the index". Confidences are those of `GeoLocalizer`. The model must find photos
+anywhere in a tile, such as that of `python training/curriculum.py world_anywhere`; a model of centred pairs finds few
+photos in a mosaic. The world is synthetic: results do not transfer to real photos.
 """
 
 import argparse
@@ -29,10 +28,10 @@ from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
 from gengeo_hf.localization.answers import Answer
 from gengeo_hf.localization.confidence import ABSENT, CANDIDATES, Calibration
-from gengeo_hf.world.places import Region
+from gengeo_hf.world.regions import Region
 
 WITHIN_M = 50.0  # the default of `gengeo calibrate --within`
-SHOWN = 5  # places that are judged: rank 1, and 2 to 5 pooled
+SHOWN = 5  # evaluated places: rank 1, and ranks 2 to 5 pooled
 HERE = Path(__file__).parent
 
 
@@ -53,13 +52,13 @@ def make_group(encoder: Encoder, domain: str, numbers: range, photos: int, folde
 
 
 def brier_skill(stated: np.ndarray, right: np.ndarray) -> float | None:
-    """Against always stating the share of right answers; None where all are right or all are wrong."""
+    """Brier skill against always stating the share of right answers; None if all are right or all are wrong."""
     base = right.mean() * (1 - right.mean())
     return float(1 - ((stated - right) ** 2).mean() / base) if base else None
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float | None:
-    """By counting pairs, ties half; None without both kinds."""
+    """Area under the ROC curve by counting pairs, ties half; None without both outcomes."""
     one, other = scores[positive], scores[~positive]
     if not len(one) or not len(other):
         return None
@@ -74,7 +73,7 @@ def interval(statistic: Any, columns: list[np.ndarray], seed: int = 0) -> list[f
 
 
 def measure(answers: list[Answer], photos: RegionPhotos) -> dict[str, Any]:
-    """All figures of one set of photos whose places state confidences and radii."""
+    """All measures of one set of photos whose places have confidences and radii."""
     away = [
         photos.distances(row, *(np.array([getattr(p, side) for p in answer.places]) for side in ("lat", "lon")))
         for row, answer in enumerate(answers)
@@ -110,7 +109,7 @@ def measure(answers: list[Answer], photos: RegionPhotos) -> dict[str, Any]:
 
 
 def absence(here: list[Answer], elsewhere: list[Answer]) -> dict[str, Any]:
-    """How well `not_in_index` tells photos of the index from photos of other regions."""
+    """How well `not_in_index` separates photos of the index from photos of other regions."""
     inside, outside = (np.array([answer.not_in_index for answer in answers]) for answers in (here, elsewhere))
     stated = np.concatenate([inside, outside])
     return {
@@ -125,7 +124,7 @@ def absence(here: list[Answer], elsewhere: list[Answer]) -> dict[str, Any]:
 
 
 def run(model: str, photos: int, folder: Path) -> dict[str, Any]:
-    """Fit on one half of the urban regions, measure the other half and rural ones."""
+    """Fit on one half of the urban regions; measure on the other half and on rural regions."""
     encoder = Encoder.from_pretrained(model, device="cpu")
     count = -(-photos // 150)  # regions in a group
     fitted_on = make_group(encoder, "urban", range(count), photos, folder)
@@ -147,7 +146,7 @@ def run(model: str, photos: int, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Build, fit, measure, print one JSON object and write it beside the other results."""
+    """Build, fit, measure, and print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True)
     parser.add_argument("--photos", type=int, default=600, help="photos of each group of regions")

@@ -1,10 +1,11 @@
-"""CPU time and memory of `gengeo data check` for a large table of one's own.
+"""CPU time and memory of `gengeo data check` for a large table of pairs.
 
     python benchmarks/data_check.py                    # 310,000 pairs
-    python benchmarks/data_check.py --rows 3000        # does it work?
+    python benchmarks/data_check.py --rows 3000        # quick test
 
-Makes a CSV table of pairs (photos within 20 m of the centre of their tile, tiles 50 m apart) whose files are hard links
-to a few small JPEGs, runs the command in a process of its own and prints one JSON object. Goals: below 60 s CPU, 1 GB.
+Writes a CSV table of pairs (photos within 20 m of the centre of their tile, tiles 50 m apart) whose files are hard
+links to a few small JPEGs, runs the command in a separate process and prints one JSON object. Goals: below 60 s CPU and
+1 GB.
 """
 
 import argparse
@@ -19,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-LINKS = 20_000  # of one file; some file systems end at 65,000
+LINKS = 20_000  # hard links to one file; some file systems allow 65,000
 
 
 def make_files(folder: Path, rows: int) -> None:
-    """Files of both views, in directories of 1,000."""
+    """Create files of both views, in directories of 1,000."""
     rng = np.random.default_rng(0)
     base = folder / "base"
     for view in ("photo", "tile"):
@@ -38,7 +39,7 @@ def make_files(folder: Path, rows: int) -> None:
 
 
 def make_table(folder: Path, rows: int) -> Path:
-    """The table of pairs."""
+    """Write the table of pairs."""
     rng = np.random.default_rng(1)
     side = int(np.ceil(np.sqrt(rows)))
     down, across = np.divmod(np.arange(rows), side)

@@ -1,13 +1,13 @@
-"""How fast a JPEG becomes pixel values on one core: ours, the plain HF processor on a PIL image, and OpenCV.
+"""Speed of decoding JPEG files to pixel values on one core: GenGeo, the image processor of transformers, and OpenCV.
 
-    OMP_NUM_THREADS=1 python benchmarks/decode.py [--images 60] [--rounds 5] [--photos FOLDER] [--model FOLDER]
+    OMP_NUM_THREADS=1 python benchmarks/decode.py [--images 60] [--rounds 5] [--photos DIR] [--model DIR]
 
-All ways do the same: bytes of a JPEG, decoded, resized to the model's size, normalised, as a float32 array. They are
-run in turn in one process, so neighbours on the machine slow all alike: read the ratios. Beside the speed stands how
-far the resized pixels are from PIL's bicubic ones, in grey levels; with --photos also on real JPEGs, resized likewise.
+All methods decode the bytes of a JPEG, resize to the model's size and normalise to a float32 array. They run in turn in
+one process, so that other load affects all of them: compare ratios. The script also reports the difference to the
+bicubic resize of PIL in grey levels; with --photos also for real JPEG files.
 
-Then photos of 12 megapixels, decoded whole and, as `gengeo locate` does it, at a half or less of their size (`enough`
-of `open_image`): the time, the difference of the resized pixels, and with --model the cosine of the two descriptors.
+It then decodes photos of 12 megapixels at full size and at half the size or less (`enough` of `open_image`), and
+reports the time, the difference of the resized pixels, and with --model the cosine of the two descriptors.
 """
 
 import argparse
@@ -32,7 +32,7 @@ MEAN, STD = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 
 
 def jpegs(size: tuple[int, int], count: int) -> list[bytes]:
-    """Pictures with detail at all scales, as photographs have it, at a common quality."""
+    """JPEG files with detail at all scales, like photographs, at a common quality."""
     random = np.random.default_rng(0)
     files = []
     for _ in range(count):
@@ -58,7 +58,7 @@ def opencv(size: tuple[int, int], interpolation: int) -> Callable[[bytes], np.nd
 
 
 def ways(view: str, size: tuple[int, int]) -> dict[str, Callable[[bytes], object]]:
-    """What is compared, by name."""
+    """Compared methods by name."""
     shape = {"height": size[0], "width": size[1]}
     ours = GenGeoImageProcessor()
     plain = BitImageProcessorPil(size=shape, do_center_crop=False, image_mean=MEAN.tolist(), image_std=STD.tolist())
@@ -72,7 +72,7 @@ def ways(view: str, size: tuple[int, int]) -> dict[str, Callable[[bytes], object
 
 
 def difference(view: str, size: tuple[int, int], files: list[bytes]) -> str:
-    """How far the resized pixels are from PIL's bicubic ones."""
+    """Format the difference of the resized pixels to the bicubic resize of PIL."""
     ours, counts = GenGeoImageProcessor(), np.zeros(256, dtype=np.int64)
     for data in files:
         image = open_image(data)
@@ -88,7 +88,7 @@ def difference(view: str, size: tuple[int, int], files: list[bytes]) -> str:
 
 
 def reduced(size: tuple[int, int], photos: list[bytes], rounds: int, model: str | None) -> None:
-    """Photos that are decoded whole against photos that are decoded no larger than is needed."""
+    """Compare photos decoded at full size with photos decoded at a reduced size."""
     processor, seconds = GenGeoImageProcessor(), {"whole": 0.0, "reduced": 0.0}
     encoder = Encoder.from_pretrained(model, device="cpu") if model else None
     if encoder is not None:
@@ -121,8 +121,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--photos", type=Path, help="a folder of JPEG files")
-    parser.add_argument("--model", help="a checkpoint whose descriptors are compared")
+    parser.add_argument("--photos", type=Path, help="directory of JPEG files")
+    parser.add_argument("--model", help="checkpoint whose descriptors are compared")
     given = parser.parse_args()
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -1,9 +1,9 @@
-"""How fast the synthetic world is drawn, and what the time goes into.
+"""Speed of rendering the synthetic world, and time of its parts.
 
     python benchmarks/draw_world.py --pairs 600
 
-Prints pairs per second with one process for each core, and, from one process, the CPU time of a pair's parts. Run it on
-an otherwise idle machine; absolute figures are those of the machine.
+Prints pairs per second with one process for each core, and the CPU time of the parts of a pair in one process. Run it
+on an idle machine; absolute values depend on the machine.
 """
 
 import argparse
@@ -12,18 +12,18 @@ import tempfile
 import time
 
 from gengeo_hf.world import build_world
-from gengeo_hf.world.places import Region
+from gengeo_hf.world.regions import Region
 from gengeo_hf.world.shards import encode, samples_for
 
 GROUND, AERIAL = (42, 168), (70, 70)  # pixels
 
 
 def parts(domain: str, pairs: int) -> dict[str, float]:
-    """CPU milliseconds of a pair: laying out its region, drawing both views, encoding them."""
+    """CPU milliseconds of a pair: layout of its region, rendering of both views, encoding."""
     clock = time.process_time
     region = Region(domain, "train", 1, 0)
     started = clock()
-    places = region.places(150)
+    places = region.camera_positions(150)
     tiles = [place.tiles[0] for place in places]
     laid_out = clock()
     above = [region.draw_aerial(tile, AERIAL, samples_for(AERIAL)).image for tile in tiles[:pairs]]
@@ -42,7 +42,7 @@ def parts(domain: str, pairs: int) -> dict[str, float]:
 
 
 def built(domain: str, pairs: int) -> float:
-    """Clock seconds of drawing and storing pairs with one process for each core, their start included."""
+    """Clock seconds of rendering and storing pairs with one process for each core, including their start."""
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         build_world(domain, "train", pairs, seed=1, cache_dir=folder)
@@ -53,7 +53,9 @@ def main() -> None:
     """Parse and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--domain", default="urban")
-    parser.add_argument("--pairs", type=int, default=600, help="whole regions of 150 are the fair measure")
+    parser.add_argument(
+        "--pairs", type=int, default=600, help="number of pairs; use a multiple of 150, the pairs of a region"
+    )
     given = parser.parse_args()
     seconds = built(given.domain, given.pairs)
     print(f"{given.pairs / seconds:.1f} pairs/s on {os.cpu_count()} cores (start of the processes included)")

@@ -1,10 +1,10 @@
-"""What the batches of VIGOR's size cost to lay out, on one core, and whether they stay hard to the end of an epoch.
+"""Cost of planning the batches of an epoch at the size of VIGOR, and their difficulty over the epoch.
 
     OMP_NUM_THREADS=1 python benchmarks/epoch_plan.py [--pairs 105214] [--batch-size 256] [--pool 128]
 
-Places are drawn around 600 centres, as towns are. Times are those of this process (CPU seconds), so that neighbours on
-the machine disturb them little. The second part lays out the same epoch by our rules and by the published ones and
-prints the distance to the nearest negative of a batch in the first and in the last quarter of the epoch.
+Positions are drawn around 600 centres. Times are CPU seconds of this process, which other load affects little. The same
+epoch is planned by our rules and by the published rules; the script prints the distance to the nearest negative of a
+batch in the first and in the last quarter of the epoch.
 """
 
 import argparse
@@ -43,7 +43,7 @@ TABLE_GOAL, PLAN_GOAL = 20, 3  # CPU seconds, at 105,214 pairs
 
 
 def measure(pairs: int, batch_size: int = 256, pool: int = 128, names: Sequence[str] = tuple(RULES)) -> dict[str, Any]:
-    """CPU seconds of the table of neighbours and of each plan, with what the plan is like."""
+    """CPU seconds of the table of neighbours and of each plan, with statistics of the plan."""
     lat_lon = towns(pairs, np.random.default_rng(0))
     ids = [f"place-{number}" for number in range(pairs)]
     started = time.process_time()

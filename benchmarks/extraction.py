@@ -1,13 +1,13 @@
-"""From a JPEG to its descriptor on a CPU: every backend beside torch in float32 and the bare HF pipeline, in one run.
+"""Speed from JPEG to descriptor on a CPU: every backend compared with torch in float32 and the transformers pipeline.
 
     python benchmarks/extraction.py                        # ViT-B/14 with random weights, 392 x 392, batches of 1 and 8
-    python benchmarks/extraction.py --model exported/      # a folder of `gengeo export --onnx`
+    python benchmarks/extraction.py --model exported/      # a directory of `gengeo export --onnx`
     python benchmarks/extraction.py --width small --ways "torch float32" "openvino float32"
 
-All ways decode, resize and describe the same files. They take turns; the ratio is that of CPU time, turn by turn, so
-that other work on the machine counts less. Random weights are enough for time, and the cosine beside them says how far
-rounding moves a descriptor, not how well a model finds places. bfloat16 is only fast on processors with instructions
-for it: without them it loses badly, and its one trial run is what is told.
+All backends decode, resize and encode the same files. They run in turns; ratios are of CPU time of the same turn, so
+that other load matters less. Times do not depend on the weights, so random weights suffice; the cosine measures the
+effect of rounding on a descriptor, not recall. bfloat16 is fast only on processors with instructions for it; without
+them it is measured only once.
 """
 
 import argparse
@@ -36,13 +36,13 @@ WIDTHS = {
 }
 BASE, PIPELINE = "torch float32", "HF pipeline"
 AERIAL = {"view": "aerial"}
-GOALS = {"torch bfloat16": ">= 2.3", "openvino bfloat16": ">= 3.7"}  # times torch in float32
+GOALS = {"torch bfloat16": ">= 2.3", "openvino bfloat16": ">= 3.7"}  # relative to torch in float32
 COSINE_GOAL = ">= 0.999"
-WITHOUT = "this CPU has no bfloat16 instructions, and the goal supposes them"
+WITHOUT = "the goal assumes bfloat16 instructions, which this CPU does not have"
 
 
 def random_checkpoint(width: str, folder: Path, onnx: bool) -> Path:
-    """A model of the paper's form with random weights; with its ONNX export where that is asked for."""
+    """Write a model of the paper's architecture with random weights; optionally with its ONNX export."""
     torch.manual_seed(0)
     model = GenGeoModel(GenGeoConfig(backbone_config={"image_size": 518, **WIDTHS[width]})).eval()
     processor = GenGeoImageProcessor()
@@ -56,7 +56,7 @@ def random_checkpoint(width: str, folder: Path, onnx: bool) -> Path:
 
 
 def jpegs(side: int, count: int) -> list[bytes]:
-    """Squares of smooth noise at a common quality."""
+    """Square JPEG files of smooth noise at a common quality."""
     files = []
     for seed in range(count):
         coarse = np.random.default_rng(seed).integers(0, 255, (side // 8, side // 8, 3), np.uint8)
@@ -67,7 +67,7 @@ def jpegs(side: int, count: int) -> list[bytes]:
 
 
 class Ways:
-    """Every way from files to descriptors that this machine has, by name; each is made when it is first asked for."""
+    """Methods from files to descriptors by name; each is created on first use."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,7 +76,7 @@ class Ways:
         self.left_out: dict[str, str] = {}
 
     def names(self) -> list[str]:
-        """Of all ways, those that cannot be had left out with their reason."""
+        """Names of the available methods; reasons of unavailable ones are in `left_out`."""
         names = [BASE, PIPELINE, "torch bfloat16", "torch.compile float32"]
         names += ["torch.compile bfloat16"] if has_bfloat16() else []
         if (self.folder / FOLDER / MANIFEST).is_file():
@@ -86,11 +86,11 @@ class Ways:
         return names
 
     def get(self, name: str) -> Callable[[list[bytes]], np.ndarray] | None:
-        """The way of this name, or None where it cannot be had here."""
+        """Method of this name; None if it is not available."""
         if name not in self._made and name not in self.left_out:
             try:
                 self._made[name] = self._make(name)
-            except (GenGeoError, RuntimeError) as error:  # no compiler, no kernel: told, and the others go on
+            except (GenGeoError, RuntimeError) as error:  # for example without a compiler
                 self.left_out[name] = str(error).splitlines()[0]
         return self._made.get(name)
 
@@ -123,7 +123,7 @@ def _opened(files: list[bytes]) -> list[Image.Image]:
 
 
 def measure(ways: Ways, names: list[str], side: int, batch: int, rounds: int) -> Turns:
-    """All ways on the same files, in turns."""
+    """Run all methods on the same files, in turns."""
     files = jpegs(side, batch)
     found = {name: way for name in names if (way := ways.get(name)) is not None}
     return in_turns({name: lambda way=way: way(files) for name, way in found.items()}, rounds)
@@ -135,11 +135,12 @@ def figures(
     """Ratios to torch in float32 at each batch size, cosines, and how time grows with the tokens.
 
     Args:
-        folder: Of the checkpoint.
-        names: Ways to measure; None measures all that this machine has.
-        batches, rounds: Sizes of a batch, and turns.
-        judge: Whether the goals, which are about ViT-B/14, belong to this model.
-        side: Of the JPEG files, pixels.
+        folder: Checkpoint directory.
+        names: Methods to measure; None measures all available ones.
+        batches: Batch sizes.
+        rounds: Number of turns.
+        judge: Whether the goals, which are for ViT-B/14, apply to this model.
+        side: Side of the JPEG files, pixels.
     """
     ways, rows, lost = Ways(folder), [], {PIPELINE}
     for batch in batches:
@@ -151,7 +152,7 @@ def figures(
             note = WITHOUT if goal and not has_bfloat16() else ""
             what = f"{name}, batch {batch}"
             ratio = turns.times_as_fast(name, BASE)
-            if ratio < 1 / LOST:  # told once; larger batches would only take longer
+            if ratio < 1 / LOST:  # reported once; larger batches take longer
                 lost.add(name)
             rows.append(Figure("extraction", what, ratio, f"times as fast as {BASE}", clock, cpu, goal, note))
             if name not in (BASE, PIPELINE):
@@ -163,7 +164,7 @@ def figures(
 
 
 def tokens(ways: Ways, rounds: int) -> Figure:
-    """How the forward pass of torch grows with the number of patches."""
+    """Growth of the forward pass of torch with the number of patches."""
     patch, counts, seconds = ways.plain.patch, [], []
     for across in (14, 20, 28):
         pixels = torch.randn(1, 3, across * patch, across * patch)
@@ -175,9 +176,9 @@ def tokens(ways: Ways, rounds: int) -> Figure:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="checkpoint folder; with an ONNX export it is measured too")
-    parser.add_argument("--width", choices=[*WIDTHS], default="base", help="of the random model, without --model")
-    parser.add_argument("--onnx", action="store_true", help="export the random model too, which takes minutes")
+    parser.add_argument("--model", type=Path, help="checkpoint directory; an ONNX export in it is measured too")
+    parser.add_argument("--width", choices=[*WIDTHS], default="base", help="size of the random model, without --model")
+    parser.add_argument("--onnx", action="store_true", help="also export the random model, which takes minutes")
     parser.add_argument("--ways", nargs="+", help='for example "torch bfloat16" "openvino bfloat16"')
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,4 +1,4 @@
-"""The images of `gpu.sh`, drawn beforehand on a machine with `gengeo_hf[world]`: a rented machine draws nothing.
+"""Renders the images of `gpu.sh` on a machine with `gengeo_hf[world]`, before it runs on a machine with a GPU.
 
     python benchmarks/gpu_images.py                    # benchmarks/gpu_images/, less than 30 MB, a minute on two cores
 
@@ -21,7 +21,7 @@ LARGE_PAIRS, QUALITY, LIMIT_MB = 16, 85, 30
 
 
 def draw(out: Path, pairs: int, test_pairs: int) -> float:
-    """Write the images; gives their size in MB."""
+    """Write the images; returns their size in MB."""
     for split, count in (("train", pairs), ("test", test_pairs)):
         with tempfile.TemporaryDirectory() as cache:
             world = build_world(
@@ -45,8 +45,8 @@ def _save(image: Image.Image, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "gpu_images")
-    parser.add_argument("--pairs", type=int, default=700, help="of the world's training split")
-    parser.add_argument("--test-pairs", type=int, default=200)
+    parser.add_argument("--pairs", type=int, default=700, help="number of training pairs")
+    parser.add_argument("--test-pairs", type=int, default=200, help="number of test pairs")
     given = parser.parse_args()
     size = draw(given.out, given.pairs, given.test_pairs)
     print(f"{size:.1f} MB in {given.out}" + (f": more than {LIMIT_MB} MB, draw fewer pairs" if size > LIMIT_MB else ""))

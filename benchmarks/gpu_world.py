@@ -1,4 +1,4 @@
-"""JPEG pairs of `gpu_images.py`, and a model that learns the synthetic world from them: parts of `gpu.sh`."""
+"""JPEG pairs of `gpu_images.py`, and training of a small model on them, for `gpu.sh`."""
 
 import argparse
 import time
@@ -23,15 +23,17 @@ class JpegPairs(Dataset):
     """Pairs of JPEG files, decoded and resized in the reading process to uint8.
 
     Args:
-        folder: With `ground/` and `aerial/`, files of one pair having one name.
-        processor: Says the sizes.
-        count: Pairs; the files are read again and again. None takes each once.
+        folder: Directory with `ground/` and `aerial/`; files of a pair have the same name.
+        processor: Image processor, which sets the image sizes.
+        count: Number of pairs; files are read repeatedly. None reads each file once.
     """
 
     def __init__(self, folder: Path, processor: GenGeoImageProcessor, count: int | None = None) -> None:
         self.files = {view: sorted((folder / view).glob("*.jpg")) for view in VIEWS}
         if not self.files["ground"]:
-            raise SystemExit(f"{folder} holds no images: run python benchmarks/gpu_images.py, and copy its folder here")
+            raise SystemExit(
+                f"{folder} holds no images: run python benchmarks/gpu_images.py, and copy its directory here"
+            )
         self.processor, self.count = processor, count or len(self.files["ground"])
 
     def __len__(self) -> int:
@@ -60,7 +62,7 @@ def normalised(pixels: torch.Tensor, processor: Any) -> torch.Tensor:
 
 
 def in_memory(folder: Path, processor: GenGeoImageProcessor, device: str) -> dict[str, torch.Tensor]:
-    """All pairs of a folder as uint8 on the device."""
+    """Load all pairs of a directory as uint8 to the device."""
     pairs = JpegPairs(folder, processor)
     found = JpegPairs.collate([pairs[row] for row in range(len(pairs))])
     return {view: pixels.to(device) for view, pixels in found.items()}
@@ -68,7 +70,7 @@ def in_memory(folder: Path, processor: GenGeoImageProcessor, device: str) -> dic
 
 @torch.inference_mode()
 def recall_at_1(model: GenGeoModel, pairs: dict[str, torch.Tensor], processor: GenGeoImageProcessor) -> float:
-    """Share of the photos whose own tile comes first among all tiles; ties count against the model."""
+    """Share of the photos whose true tile ranks first among all tiles; ties count against the model."""
     model.eval()
     encoded = {}
     for view in VIEWS:
@@ -80,7 +82,7 @@ def recall_at_1(model: GenGeoModel, pairs: dict[str, torch.Tensor], processor: G
 
 
 def run(given: argparse.Namespace, report: Any) -> None:
-    """Train for half of the part's seconds, the learning rate following the clock."""
+    """Train for half of the part's seconds, with a learning rate that depends on the elapsed time."""
     tiny, on_gpu = given.size != "base", given.device.startswith("cuda")
     processor = GenGeoImageProcessor(view_sizes=SMALL_SIZES if tiny else SIZES)
     backbone = {"model_type": "dinov2", "hidden_size": 48 if tiny else 256, "num_hidden_layers": 2 if tiny else 6}

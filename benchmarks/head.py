@@ -1,13 +1,13 @@
-"""What the head costs: time beside the bare backbone, memory beside the expanded formulation.
+"""Cost of the head: time relative to the backbone, memory relative to the expanded formulation.
 
     python benchmarks/head.py                     # ViT-B/14, batch 8, both views; memory of a step at batch 32
     python benchmarks/head.py --device cuda --batch 8 --rounds 20
 
-Time: forward of `GenGeoModel` and of the `Dinov2Model` inside it, in turns in one run; the ratio of the medians. On the
-CPU it is the time that this process computed, so that other work on the machine counts less.
-Memory: what one forward and backward pass of the head holds at most beyond its inputs and weights, and the same for
-the formulation that spreads plan and features over (B, l, m, n) before it sums. Each is measured in a process of its
-own: peak resident memory on the CPU, the allocator's peak on a GPU.
+Time: forward passes of `GenGeoModel` and of its `Dinov2Model` in turns; the ratio of the medians. On the CPU it is CPU
+time of the process, so that other load matters less.
+Memory: peak of one forward and backward pass of the head beyond inputs and weights, and of the formulation that expands
+plan and features to (B, l, m, n) before the sum. Each is measured in a separate process: peak resident memory on the
+CPU, peak of the allocator on a GPU.
 """
 
 import argparse
@@ -29,7 +29,7 @@ PATCH = 14
 
 
 class ExpandedSalad(GenGeoSalad):
-    """The same head, with the weighted sum written out: each token's feature once for every cluster."""
+    """The same head with an expanded weighted sum: the feature of each token is repeated for every cluster."""
 
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = self.cluster_features(tokens).transpose(1, 2)
@@ -54,7 +54,7 @@ def clock(device: str) -> float:
 
 @torch.inference_mode()
 def forward_ratio(size: tuple[int, int], batch: int, rounds: int, device: str) -> dict:
-    """Median seconds of both forwards, and their ratio."""
+    """Median seconds of both forward passes, and their ratio."""
     model = GenGeoModel(GenGeoConfig()).eval().to(device)
     pixels = torch.randn(batch, 3, *size, device=device)
     taken = {"model": [], "backbone": []}
@@ -70,15 +70,15 @@ def forward_ratio(size: tuple[int, int], batch: int, rounds: int, device: str) -
 
 
 def peak(kind: str, size: tuple[int, int], batch: int, device: str) -> int:
-    """Bytes that one training step of the head needs at most beyond inputs and weights."""
+    """Peak memory of one training step of the head beyond inputs and weights, bytes."""
     head = KINDS[kind](GenGeoConfig(), 768).train().to(device)
     count = size[0] // PATCH * (size[1] // PATCH)
     tokens = torch.randn(batch, count, 768, device=device, requires_grad=True)
     summary = torch.randn(batch, 768, device=device, requires_grad=True)
     for tensor in (*head.parameters(), tokens, summary):
-        tensor.grad = torch.zeros_like(tensor)  # part of any training step, and not of the formulation
+        tensor.grad = torch.zeros_like(tensor)  # part of every training step, independent of the formulation
     small = tokens[:1, : head.num_clusters + 1]
-    head(small, summary[:1])[0].sum().backward()  # libraries load their code at first use
+    head(small, summary[:1])[0].sum().backward()  # libraries are loaded on first use
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -97,11 +97,11 @@ def peak_in_own_process(kind: str, view: str, batch: int, device: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=8, help="of the forward pass")
+    parser.add_argument("--batch", type=int, default=8, help="batch size of the forward pass")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--memory-batch", type=int, default=32, help="of the training step")
+    parser.add_argument("--memory-batch", type=int, default=32, help="batch size of the training step")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--view", choices=[*SIZES], help="only this view")
+    parser.add_argument("--view", choices=[*SIZES], help="measure only this view")
     parser.add_argument("--only", choices=["time", "memory"])
     parser.add_argument("--peak", choices=[*KINDS], help=argparse.SUPPRESS)
     given = parser.parse_args()

@@ -1,9 +1,8 @@
-"""What SALAD's clusters look like before the first step: from 1 / sqrt(fan in) and from a standard deviation of 0.02.
+"""Statistics of SALAD's clusters at initialisation, with 1 / sqrt(fan in) and with a standard deviation of 0.02.
 
     python benchmarks/head_start.py
 
-Tokens are Gaussian with length sqrt(width), as after a layer norm. They are simulated: this says what the start of the
-head does to such tokens, not what a pretrained backbone gives.
+Tokens are simulated: Gaussian with norm sqrt(width), as after a layer norm. Tokens of a pretrained backbone may differ.
 """
 
 import argparse
@@ -45,7 +44,7 @@ def measure(size: tuple[int, ...], spread: float | None, images: int) -> list[fl
 
 
 def main() -> None:
-    """Print a table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=16, help="simulated images")
     given = parser.parse_args()

@@ -1,9 +1,9 @@
-"""CPU and memory of fetching imagery by address: fetch, decode, check, keep and crop, against a server on this machine.
+"""CPU time and memory of downloading imagery by address from a local server: download, decode, check, cache, crop.
 
     python benchmarks/imagery_client.py [--tiles 2000]
 
-Prints one JSON object: source tiles, CPU milliseconds a source tile, growth of the resident memory in megabytes, and
-requests that were made twice (also by a second run over the same area).
+Prints one JSON object: source tiles, CPU milliseconds per source tile, growth of resident memory in megabytes, and the
+number of repeated requests (including a second run over the same area).
 """
 
 import argparse
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiles", type=int, default=2000, help="about how many source tiles")
+    parser.add_argument("--tiles", type=int, default=2000, help="approximate number of source tiles")
     wanted = parser.parse_args().tiles
     command = [sys.executable, "-m", "tests.imagery.tile_server"]
     server = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -1,12 +1,12 @@
-"""Fewer tokens: recall and CPU time of an encoder at smaller image sizes (`--input-scale`, `--fast`).
+"""Recall and CPU time of an encoder at smaller image sizes (`--input-scale`, `--fast`).
 
     python benchmarks/input_scale.py --model runs/world_input_scales/model \\
         --data "world-urban num_pairs=500 ground_size=[84,336] aerial_size=[140,140]"
-    python benchmarks/input_scale.py                       # CPU time alone, of ViT-B/14 with random weights
+    python benchmarks/input_scale.py                       # only CPU time, of ViT-B/14 with random weights
 
-For each scale it prints the CPU milliseconds of a photo in torch float32 and, for each data set, R@1 when photos and
-tiles are encoded at it, with the difference to the first scale (95 % intervals, paired). The last line names the
-smallest scale that loses at most a point of R@1 on each data set. Scales take turns in one process.
+For each scale it prints the CPU milliseconds of a photo in torch float32 and, for each data set, R@1 with photos and
+tiles of this scale, and the difference to the first scale (95 % intervals, paired). The last line is the smallest scale
+that loses at most one point of R@1 on each data set. Scales run in turns in one process.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from gengeo_hf.encoding.preprocessing import FAST_SCALE
 from gengeo_hf.evaluation.intervals import mean_interval, paired_interval
 
 SCALES = (1.0, 0.85, 0.75, 0.6, 0.5)
-MOST_LOSS = 0.01  # of R@1
+MOST_LOSS = 0.01  # maximum loss of R@1
 
 
 def figures(folder: Path, scales: list[float], data_sets: list[str], rounds: int, judge: bool = True) -> list[Figure]:
-    """Times as fast as the model's own size, and R@1 where there are data sets."""
+    """Speed relative to the model's own image size, and R@1 for the data sets."""
     encoders, rows = {}, []
     for scale in scales:
         try:
@@ -61,7 +61,7 @@ def figures(folder: Path, scales: list[float], data_sets: list[str], rounds: int
 
 
 def hits(encoder: Encoder, data: str) -> np.ndarray:
-    """Whether each photo finds its tile first, float64 (photos,) of 0 and 1; ties count against the model."""
+    """Whether each photo's true tile ranks first, float64 (photos,) of 0 and 1; ties count against the model."""
     from gengeo_hf.data import load_notation
     from gengeo_hf.data.loading import AerialImages, GroundImages
 
@@ -74,7 +74,7 @@ def hits(encoder: Encoder, data: str) -> np.ndarray:
 
 
 def compared(found: np.ndarray, first: np.ndarray) -> str:
-    """R@1 of a scale and its difference to the first one, with their 95 % intervals."""
+    """Format R@1 of a scale and its difference to the first scale, with 95 % intervals."""
     low, high = mean_interval(found)
     text = f"R@1 {found.mean():.1%} [{100 * low:.1f}, {100 * high:.1f}]"
     if found is first:

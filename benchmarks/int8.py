@@ -1,10 +1,10 @@
-"""int8 graphs beside float32 on this CPU: CPU time of a photo, and how far descriptors move.
+"""int8 graphs compared with float32 on this CPU: CPU time of a photo, and cosine of descriptors.
 
     python benchmarks/int8.py                              # ViT-B/14 with random weights, one thread
     python benchmarks/int8.py --model exported/            # a directory of gengeo export --int8
 
-The base is torch in float32. Ways take turns in one process. Random weights have no outlier channels, which are what
-hurts int8 in pretrained transformers: cosines of a random model say nothing about a trained one.
+The baseline is torch in float32. Backends run in turns in one process. Random weights have no outlier channels, which
+reduce the accuracy of int8 in pretrained transformers: cosines of a random model do not apply to a trained model.
 """
 
 import argparse
@@ -20,11 +20,11 @@ from gengeo_hf.encoding.backends.trial import has_bfloat16
 from gengeo_hf.encoding.encoder import Encoder
 
 BASE = "torch float32"
-GOAL = ">= 3"  # times torch in float32, where the CPU has VNNI
+GOAL = ">= 3"  # relative to torch in float32, on CPUs with VNNI
 
 
 def int8_checkpoint(width: str, folder: Path, images: int = 8) -> Path:
-    """A random model with int8 graphs of it, calibrated on made-up photos."""
+    """Write a random model with int8 graphs, calibrated on synthetic photos."""
     from gengeo_hf.hub.export import export_folder
 
     photos = folder / "photos"
@@ -36,7 +36,7 @@ def int8_checkpoint(width: str, folder: Path, images: int = 8) -> Path:
 
 
 def figures(folder: Path, rounds: int, judge: bool = True) -> list[Figure]:
-    """CPU time of one photo by every way that the directory and this machine have, beside torch in float32."""
+    """CPU time of one photo with every available backend, relative to torch in float32."""
     ways = {BASE: ("torch", "float32"), "onnx float32": ("onnx", None)}
     ways |= {
         f"{engine} int8": (engine, "int8") for engine in ("onnx", "openvino") if (folder / f"{engine}_int8").is_dir()

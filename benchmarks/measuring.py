@@ -1,4 +1,4 @@
-"""What every benchmark shares: ways that take turns, growth with size, facts about the machine, figures with goals."""
+"""Common functions of the benchmarks: runs in turns, growth with size, facts about the machine, values with goals."""
 
 import multiprocessing
 import os
@@ -29,40 +29,40 @@ PACKAGES = (
 )
 Found = TypeVar("Found")
 
-LOST = 3  # times slower than the first way
+LOST = 3  # a method this many times slower than the first runs only once
 FLAGS = ("avx2", "avx512_f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 
 
 def peak_mb() -> float:
-    """The most that this process has held in memory so far.
+    """Peak resident memory of this process, MB.
 
-    Linux counts it for each program anew; `ru_maxrss` would begin with what the parent held when it started this one.
+    On Linux it is read from /proc, because `ru_maxrss` starts with the memory of the parent process.
     """
     status = Path("/proc/self/status")
     if status.is_file():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # where it counts KB, not on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # in KB; on macOS it would be in bytes
 
 
 def in_own_process(function: Callable[..., Found], *values: Any, **named: Any) -> Found:
-    """Call a module's function in a fresh process, whose peak of memory nothing else has set."""
+    """Call a module's function in a new process, to measure its peak memory alone."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *values, **named).result()
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number.
+    """One measured value.
 
     Args:
-        section: Part of the report.
-        what: What was measured, and at which size.
-        value: Of it; a ratio wherever there is something to stand beside.
-        unit: What the value counts, for example "x torch float32".
-        clock_s, cpu_s: Medians of one turn, where time was measured.
-        goal: For example "<= 1.3"; empty where there is none.
-        note: What a reader must know.
+        section: Section of the report.
+        what: Measured quantity and its size.
+        value: The value; a ratio if there is a baseline.
+        unit: Unit of the value, for example "x torch float32".
+        clock_s, cpu_s: Median clock and CPU seconds of one turn; None if time was not measured.
+        goal: Goal, for example "<= 1.3"; empty if there is none.
+        note: Note for readers.
     """
 
     section: str
@@ -83,33 +83,32 @@ class Figure:
         return bool(self.value >= float(bound) if sign == ">=" else self.value <= float(bound))
 
     def plain(self) -> dict[str, Any]:
-        """The same as values for JSON."""
+        """Convert to values for JSON."""
         return asdict(self) | {"value": float(self.value), "met": self.met}
 
 
 @dataclass(frozen=True)
 class Turns:
-    """What ways took when they took turns: clock and CPU seconds of each turn, and what each gave last."""
+    """Clock and CPU seconds of each turn of some methods, and the last result of each."""
 
     clock: dict[str, list[float]]
     cpu: dict[str, list[float]]
     given: dict[str, Any]
 
     def medians(self, name: str) -> tuple[float, float]:
-        """Clock and CPU seconds."""
+        """Median clock and CPU seconds."""
         return statistics.median(self.clock[name]), statistics.median(self.cpu[name])
 
     def times_as_fast(self, name: str, base: str) -> float:
-        """The median of paired turns, by CPU time, which neighbours on the machine disturb less."""
+        """Median ratio of paired turns, by CPU time, which other load affects less."""
         pairs = zip(self.cpu[base], self.cpu[name], strict=False)
         return statistics.median(theirs / max(ours, 1e-9) for theirs, ours in pairs)
 
 
 def in_turns(ways: dict[str, Callable[[], Any]], rounds: int) -> Turns:
-    """Run all ways once to warm up, then `rounds` times in turn.
+    """Run all methods once to warm up, then `rounds` times in turns.
 
-    A way that needs more than three times the CPU time of the first one has lost: it has one turn, and does not eat the
-    time of the others.
+    A method that needs more than `LOST` times the CPU time of the first one has only one turn.
     """
     for way in ways.values():
         way()
@@ -129,18 +128,18 @@ def in_turns(ways: dict[str, Callable[[], Any]], rounds: int) -> Turns:
 
 
 def exponent(sizes: Iterable[float], seconds: Iterable[float]) -> float:
-    """Slope of log time over log size: 1 grows with the size, 2 with its square."""
+    """Slope of log time over log size: 1 for linear growth, 2 for quadratic growth."""
     return float(np.polyfit(np.log(list(sizes)), np.log(list(seconds)), 1)[0])
 
 
 def growth(section: str, what: str, sizes: list[int], seconds: list[float], goal: str = "") -> Figure:
-    """The exponent over several sizes as a figure."""
+    """Exponent of growth over several sizes, as a `Figure`."""
     shown = ", ".join(f"{size:,}: {second:.3g} s" for size, second in zip(sizes, seconds, strict=True))
     return Figure(section, f"growth of {what}", exponent(sizes, seconds), "exponent", goal=goal, note=shown)
 
 
 def machine() -> dict[str, Any]:
-    """Facts about this machine and its packages: no names, no places."""
+    """Facts about this machine and its packages, without names and paths."""
     import torch
 
     able = torch.cpu.get_capabilities()
@@ -166,7 +165,7 @@ def machine() -> dict[str, Any]:
 
 
 def _generation() -> str:
-    """Family and model of an x86 processor, where its name leaves open which one it is."""
+    """Family and model of an x86 processor, whose name may be ambiguous."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,10 +1,10 @@
-"""Memory and time of mining: neighbours of 105,214 x 1024 descriptors (VIGOR's size).
+"""Memory and time of mining: neighbours of 105,214 x 1024 descriptors (the size of VIGOR).
 
     OMP_NUM_THREADS=2 python benchmarks/mining.py [--pairs 105214] [--dim 1024] [--device cuda] [--part 4096]
 
-The peak of the process is compared with its peak after the descriptors have been made: mining may take 500 MB beyond
-them. `--part` asks only for so many photos (against all tiles) and extrapolates the time by the number of
-products: arithmetic, not a measurement. The memory does not depend on it, but for the result (4 bytes x K a photo).
+The peak memory of the process is compared with the peak after the descriptors are created: mining may need 500 MB more.
+`--part` searches the neighbours of only some photos (against all tiles) and extrapolates the time by the number of
+products, which is not a measurement. Except for the result (4 bytes x K per photo), memory does not depend on it.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def measure(
     generator = np.random.default_rng(0)
     ground, aerial = (np.empty((pairs, dim), np.float32) for _ in range(2))
     for table in (ground, aerial):
-        for first in range(0, pairs, 4096):  # in blocks, or making them would set the peak
+        for first in range(0, pairs, 4096):  # in blocks, so that creating them does not set the peak
             block = generator.standard_normal(table[first : first + 4096].shape, dtype=np.float32)
             table[first : first + 4096] = block / np.linalg.norm(block, axis=1, keepdims=True)
     own = np.arange(pairs)
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=105_214)
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--pool", type=int, default=128)
-    parser.add_argument("--part", type=int, help="photos that ask; all without it")
+    parser.add_argument("--part", type=int, help="number of photos whose neighbours are searched; default: all")
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     found = measure(given.pairs, given.dim, given.pool, given.part, given.device)

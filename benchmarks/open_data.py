@@ -1,10 +1,10 @@
-"""Unpacking and rendering of Just Zoom In, and its check at full size, on a pyramid and lists of its shape.
+"""Time of unpacking, rendering and checking Just Zoom In at full size, with synthetic files of the same layout.
 
     OMP_NUM_THREADS=1 python benchmarks/open_data.py
     OMP_NUM_THREADS=1 python benchmarks/open_data.py --part check
 
-Tiles are noise of the size of real ones; a figure says nothing about the network or a slow disk. Seconds are counted by
-the clock and by the processor, because neighbours on a shared machine stretch the clock's time.
+Tiles are noise with the file size of real tiles; the network and slow disks are not measured. Both clock and CPU
+seconds are reported, because other load affects clock times.
 """
 
 import argparse
@@ -31,7 +31,7 @@ tile_shape_px: [250, 250]
 
 
 def pictures(count: int, size: tuple[int, int], quality: int) -> list[bytes]:
-    """JPEG files of noise in blocks of 2 pixels."""
+    """JPEG files of noise with a grain of 2 pixels."""
     rng = np.random.default_rng(0)
     found = []
     for _ in range(count):
@@ -43,7 +43,7 @@ def pictures(count: int, size: tuple[int, int], quality: int) -> list[bytes]:
 
 
 def write_archive(path: Path, side: int) -> int:
-    """An archive of the tiles of zoom -2 under the first `side` x `side` cells; gives how many tiles it holds."""
+    """Write an archive of the tiles of zoom -2 below the first `side` x `side` cells; returns their number."""
     from gengeo_hf.data.benchmarks import justzoomin_grid as grid
 
     west, north = grid.WEST_M - grid.TILE_ORIGIN_M[0], grid.NORTH_M - grid.TILE_ORIGIN_M[1]
@@ -54,7 +54,7 @@ def write_archive(path: Path, side: int) -> int:
     with tarfile.open(path, "w") as archive:
         for x in columns:
             for y in rows:
-                content = some[number % 64] + b"%d" % number  # no two tiles are equal to the last byte
+                content = some[number % 64] + b"%d" % number  # no two tiles have equal bytes
                 member = tarfile.TarInfo(f"satellite/-2/{x}/{y}.jpg")
                 member.size, number = len(content), number + 1
                 archive.addfile(member, io.BytesIO(content))
@@ -62,7 +62,7 @@ def write_archive(path: Path, side: int) -> int:
 
 
 def unpack_and_render(folder: str, side: int, threads: int) -> dict[str, float]:
-    """Unpack the archive and render the cells, in a process of its own."""
+    """Unpack the archive and render the cells, in a separate process."""
     from gengeo_hf.acquire.justzoomin_cells import render_cells
     from gengeo_hf.acquire.unpack import unpack
     from gengeo_hf.data.benchmarks.justzoomin_grid import CELL_M, CELLS
@@ -87,7 +87,7 @@ def unpack_and_render(folder: str, side: int, threads: int) -> dict[str, float]:
 
 
 def write_lists(root: Path, photos: int) -> None:
-    """Lists of both parts, photo by photo at random, and as many files (links of a few small photos)."""
+    """Write lists of both splits with random photos, and as many files (hard links to a few small photos)."""
     from gengeo_hf.data.benchmarks import justzoomin_grid as grid
     from gengeo_hf.data.benchmarks import justzoomin_lists as lists
 
@@ -116,7 +116,7 @@ def write_lists(root: Path, photos: int) -> None:
 
 
 def measure_check(folder: str, command: str) -> dict[str, float]:
-    """Write the table, check the folder, or load a split, in a process of its own."""
+    """Write the table, check the directory, or load a split, in a separate process."""
     from gengeo_hf.acquire.hub_files import HubFiles
     from gengeo_hf.acquire.justzoomin_cells import Cells
     from gengeo_hf.acquire.justzoomin_table import write_table
@@ -144,7 +144,7 @@ def measure_check(folder: str, command: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=("render", "check", "both"), default="both")
-    parser.add_argument("--side", type=int, default=100, help="cells along a side of the square")
+    parser.add_argument("--side", type=int, default=100, help="number of cells along a side of the square")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--photos", type=int, default=310_000)
     given = parser.parse_args()
@@ -156,8 +156,8 @@ def main() -> None:
             found = in_own_process(unpack_and_render, folder, given.side, given.threads)
             print(
                 f"unpack + render {found['cells']:,} cells from {tiles:,} tiles ({size:.0f} MB): "
-                f"{found['cells'] / found['clock_s']:.0f} cells/s by the clock on {given.threads} threads, "
-                f"{found['cells'] / found['cpu_s']:.0f} cells a CPU second; unpacking alone "
+                f"{found['cells'] / found['clock_s']:.0f} cells/s of wall-clock time on {given.threads} threads, "
+                f"{found['cells'] / found['cpu_s']:.0f} cells per CPU second; unpacking alone "
                 f"{found['unpack_cpu_s']:.1f} CPU-s and {found['unpack_grown_mb']:.0f} MB of memory, "
                 f"{found['grown_mb']:.0f} MB at the end"
             )
@@ -173,8 +173,8 @@ def main() -> None:
             for command in ("write", "check", "load"):
                 found = in_own_process(measure_check, folder, command)
                 print(
-                    f"{command} {given.photos:,} photos: {found['cpu_s']:.1f} CPU-s, {found['clock_s']:.1f} s by the "
-                    f"clock, {found['grown_mb']:.0f} MB beyond the start, peak {found['peak_mb']:.0f} MB"
+                    f"{command} {given.photos:,} photos: {found['cpu_s']:.1f} CPU-s, {found['clock_s']:.1f} s "
+                    f"of wall-clock time, {found['grown_mb']:.0f} MB beyond the start, peak {found['peak_mb']:.0f} MB"
                 )
 
 

@@ -4,10 +4,10 @@
     OMP_NUM_THREADS=1 python benchmarks/pose.py --model demo/gengeo-world-urban --quick --work quick_heads
     OMP_NUM_THREADS=1 python benchmarks/pose.py --times
 
-Fits a head on the frozen encoder for each heading prior and seed on 4,500 urban training pairs (the model is not
-changed), and one on an encoder with random weights for the first seed, since both views of this world share colours.
-Test photos stand up to 15.8 m from the centre of their tile. Heads that are in --work already are not fitted again.
-Times are CPU time of one thread for the head alone; the encoder's tokens are given. Everything is synthetic.
+Fits a head on the frozen encoder for each heading prior and seed on 4,500 urban training pairs, and one on an encoder
+with random weights for the first seed, because both views of this world have the same colours. Test photos are up to
+15.8 m from the centre of their tile. Existing heads in --work are not fitted again. Times are CPU time of one thread
+for the head, without the encoder. All data are synthetic.
 """
 
 import argparse
@@ -35,8 +35,8 @@ from gengeo_hf.pose.random_encoder import random_encoder
 from gengeo_hf.pose.samples import PosePairs, Samples, draw_samples, plain_plans
 
 TRAINING_PAIRS, SHIFT_M, NARROW = 4500, 15.8, (90.0, 70.0)
-BATCH, ALONE = 128, 100  # pairs in a batch, and calls with one pair, that are timed
-# Section and figure -> goal. What is not named is reported without one.
+BATCH, ALONE = 128, 100  # timed pairs in a batch, and timed calls with one pair
+# Section and value -> goal; other values have no goal.
 GOALS = {
     ("urban, known", "median_m"): "<= 1.9",
     ("urban, known", "within_5_m"): ">= 92",
@@ -65,13 +65,13 @@ UNITS = {
 
 
 class Tests:
-    """The test worlds, drawn when they are first asked for."""
+    """Test worlds, rendered on first use."""
 
     def __init__(self, cache: str | None, photos: int) -> None:
         self.cache, self.photos, self._found = cache, photos, {}
 
     def __getitem__(self, domain: str) -> Any:
-        """Photos away from the centre of their tile."""
+        """Test pairs of a domain, with photos off the centre of their tile."""
         if domain not in self._found:
             shift = {} if domain == "offcenter" else {"tile_shift_m": SHIFT_M}
             self._found[domain] = load_pairs(f"world-{domain}", self.cache, "test", num_pairs=self.photos, **shift)
@@ -79,7 +79,7 @@ class Tests:
 
 
 def fitted(encoder: Encoder, train: Any, folder: Path, settings: FitSettings) -> PoseHead:
-    """The head of a prior and seed, fitted unless it is there."""
+    """Load the head of a prior and seed, or fit it."""
     if not (folder / "config.json").is_file():
         fit_head(
             encoder, train, folder, settings, random_baseline=False, progress=lambda line: print(" ", line, flush=True)
@@ -88,7 +88,7 @@ def fitted(encoder: Encoder, train: Any, folder: Path, settings: FitSettings) ->
 
 
 def cases_of(prior: str) -> dict[str, tuple[str, float]]:
-    """Name of a case -> domain and field of view: other domains for a known heading alone."""
+    """Name of a case -> domain and field of view; other domains only for a known heading."""
     cases = {f"urban, {prior}": ("urban", 360.0)}
     if prior == "known":
         cases |= {"rural, known": ("rural", 360.0), "off-centre, known": ("offcenter", 360.0)}
@@ -98,7 +98,7 @@ def cases_of(prior: str) -> dict[str, tuple[str, float]]:
 
 
 def measure(encoder: Encoder, train: Any, tests: Tests, name: str, settings: FitSettings, work: Path) -> dict[str, Any]:
-    """Results of one head by case, and its times; what is in the folder already is read."""
+    """Results of one head by case, and its times; existing results are read."""
     path = work / f"{name}.json"
     if path.is_file():
         return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -115,14 +115,14 @@ def measure(encoder: Encoder, train: Any, tests: Tests, name: str, settings: Fit
 
 @torch.inference_mode()
 def answer(head: PoseHead, samples: Samples, rows: slice) -> None:
-    """From tokens to poses, as an answer needs it."""
+    """Compute poses from tokens, as in localisation."""
     queries, keys = head.queries(samples.ground[rows].float()), head.keys(samples.aerial[rows].float())
     scores = head.scores(queries, keys, samples.layout, samples.azimuths, samples.headings)
     poses_of(to_posterior(scores, positions_of(samples.layout), samples.headings))
 
 
 def searched(encoder: Encoder, tests: Tests, prior: str, work: Path) -> dict[str, Any]:
-    """The search without a head: 25 looks for a known heading, else 49 looks and 21 rolls."""
+    """Results of the search without a head: 25 tiles for a known heading, else 49 tiles and 21 rolls."""
     path = work / f"search-{prior}.json"
     if not path.is_file():
         write_json(path, evaluate_pose(encoder, tests["urban"], prior))
@@ -130,8 +130,8 @@ def searched(encoder: Encoder, tests: Tests, prior: str, work: Path) -> dict[str
 
 
 def times(head: PoseHead, samples: Samples) -> dict[str, float]:
-    """CPU milliseconds of the head for one pair, in batches and alone."""
-    estimate_samples(head, samples)  # the geometry is made once and kept
+    """CPU milliseconds of the head for one pair, in batches and in single calls."""
+    estimate_samples(head, samples)  # the geometry is cached
 
     def cpu_ms(work: Callable[[], None], repeats: int) -> float:
         taken = []
@@ -146,14 +146,14 @@ def times(head: PoseHead, samples: Samples) -> dict[str, float]:
 
 
 def drawn_samples(encoder: Encoder, tests: Tests, head: PoseHead) -> Samples:
-    """One batch of test pairs."""
+    """Draw one batch of test pairs."""
     pairs = PosePairs.of(tests["urban"], encoder.processor)
     plan = plain_plans(pairs, np.arange(min(BATCH, len(pairs))))[0]
     return draw_samples(encoder, head, pairs, plan, np.random.default_rng(0))
 
 
 def bare_times(prior: str) -> dict[str, float]:
-    """The same for random tokens in the shapes of the demo's model; times do not depend on weights."""
+    """Times for random tokens in the shapes of the demo model; they do not depend on weights."""
     head = PoseHead(PoseConfig(token_dim=96, ground_rows=3, heading_prior=prior, tile_m=[40.0, 90.0])).eval()
     layout, headings = head.layout((65.0, 65.0), (5, 5)), head.config.headings
     ground, aerial = torch.randn(BATCH, 3, 12, 96), torch.randn(BATCH, 25, 96)
@@ -163,12 +163,12 @@ def bare_times(prior: str) -> dict[str, float]:
 
 
 def figures_of(case: str, seeds: list[dict[str, Any]], blank: dict[str, Any] | None) -> list[Figure]:
-    """Figures of one case: the worst seed is judged, since a goal is for every seed.
+    """Values of one case; the goal applies to the worst seed.
 
     Args:
-        case: One of `cases_of`, or a search or times.
+        case: Name of a case of `cases_of`, or of a search or times.
         seeds: Results of each seed.
-        blank: The result of the encoder with random weights.
+        blank: Results with the encoder of random weights; None if there are none.
     """
     found = []
     for key, unit in UNITS.items():
@@ -192,12 +192,12 @@ def figures_of(case: str, seeds: list[dict[str, Any]], blank: dict[str, Any] | N
 
 
 def as_markdown(figures: list[Figure], given: argparse.Namespace) -> str:
-    """One table, worst seed first."""
+    """Format the report in Markdown, with the worst of the seeds."""
     lines = [
         "# Position and heading on the synthetic world",
         "",
         f"Written by `python benchmarks/pose.py --model MODEL --seeds {' '.join(map(str, given.seeds))}`: "
-        f"{given.photos} test photos, worst of the seeds. Synthetic: both views share colours.",
+        f"{given.photos} test photos, worst of the seeds. Synthetic: both views have the same colours.",
         "",
         "| case | figure | value | goal | met | note |",
         "| --- | --- | ---: | --- | --- | --- |",
@@ -212,15 +212,17 @@ def main() -> None:
     """Fit, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model")
-    parser.add_argument("--times", action="store_true", help="only the times of heads with random weights: seconds")
-    parser.add_argument("--cache", help="folder of worlds that are drawn already")
-    parser.add_argument("--work", type=Path, help="folder of the fitted heads")
+    parser.add_argument(
+        "--times", action="store_true", help="only measure the times of heads with random weights, which takes seconds"
+    )
+    parser.add_argument("--cache", help="directory of rendered worlds")
+    parser.add_argument("--work", type=Path, help="directory of the fitted heads")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--priors", nargs="+", default=list(PRIORS), choices=list(PRIORS))
     parser.add_argument("--no-random", action="store_true", help="leave the encoder with random weights out")
     parser.add_argument("--photos", type=int, default=500)
-    parser.add_argument("--out", type=Path, help="folder of pose.json and pose.md; default: print only")
-    parser.add_argument("--quick", action="store_true", help="small sizes: does it work?")
+    parser.add_argument("--out", type=Path, help="directory of pose.json and pose.md; default: print only")
+    parser.add_argument("--quick", action="store_true", help="small sizes, to test the script")
     given = parser.parse_args()
     if given.times:
         torch.set_num_threads(1)

@@ -1,12 +1,12 @@
-"""What the ranks cost beside the bare matrix product of the same blocks, and how much memory they take.
+"""Time of ranks relative to the matrix product of the same blocks, and their memory.
 
     python benchmarks/ranks.py --queries 20000 --tiles 20000 --dim 1024 [--noise 1] [--semi-positives 3] [--device cuda]
 
-Both are run in turn, one block of queries at a time, in one process. The ratio of each turn is taken, and their median
-is the figure; the ratio of the processor's own seconds stands beside it, which a busy machine disturbs less. Memory is
-the peak of the process beyond what the descriptors took. It does not grow with the size: a block of queries against a
-block of tiles is 64 MB whatever there is in all, and what is kept for each query is some 200 bytes. The last line
-extrapolates to the test set of CVACT (92,802 x 92,802) by the number of products: arithmetic, not a measurement.
+Both run in turns, one block of queries at a time, in one process. The reported value is the median of the ratios of the
+turns, for clock time and for CPU time, which other load affects less. Memory is the peak of the process beyond the
+descriptors. It does not grow with the size: a block of queries against a block of tiles takes 64 MB, and about 200
+bytes are stored for each query. The last line extrapolates to the test set of CVACT (92,802 x 92,802) by the number of
+products, which is not a measurement.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def finish(device: torch.device) -> None:
 
 
 def bare_product(queries: np.ndarray, gallery: torch.Tensor | np.ndarray, device: torch.device) -> None:
-    """The matrix product alone, in the blocks of `scan`."""
+    """Compute only the matrix product, in the blocks of `scan`."""
     buffer = torch.empty(0, device=device)
     for number in range(0, len(queries), BLOCK[0]):
         part = torch.as_tensor(queries[number : number + BLOCK[0]], device=device)
@@ -48,22 +48,22 @@ def measure(
     semi_positives: int = 0,
     device_name: str = "cpu",
 ) -> dict[str, Any]:
-    """Seconds of both, turn by turn: (turns, 2) for clock and processor; and memory in MB beyond the descriptors."""
+    """Clock and CPU seconds of both, (turns, 2), and memory in MB beyond the descriptors."""
     device = torch.device(device_name)
     generator = np.random.default_rng(0)
     gallery = generator.standard_normal((tiles, dim), dtype=np.float32)
     gallery /= np.linalg.norm(gallery, axis=1, keepdims=True)
     rows = generator.integers(0, tiles, asked)
     queries = generator.standard_normal((asked, dim), dtype=np.float32) * np.float32(noise)
-    for start in range(0, asked, 4096):  # in parts, so that making them does not set the peak
+    for start in range(0, asked, 4096):  # in parts, so that creating them does not set the peak
         queries[start : start + 4096] += gallery[rows[start : start + 4096]]
     semi = (rows[:, None] + 1 + np.arange(semi_positives)) % tiles if semi_positives else None
     there: Any = (gallery, queries)
-    if device.type == "cuda":  # as an evaluation on one GPU would hold them
+    if device.type == "cuda":  # as in an evaluation on one GPU
         there = tuple(torch.from_numpy(a).to(device) for a in there)
     gallery_there, queries_there = there
     before = peak_mb()
-    bare_product(queries_there[:64], gallery_there[:64], device)  # wakes the threads
+    bare_product(queries_there[:64], gallery_there[:64], device)  # starts the threads
     taken: dict[str, list[tuple[float, float]]] = {"bare": [], "ranks": []}
     for start in range(0, asked, BLOCK[0]):
         part = slice(start, start + BLOCK[0])
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=20_000)
     parser.add_argument("--tiles", type=int, default=20_000)
     parser.add_argument("--dim", type=int, default=1024)
-    parser.add_argument("--noise", type=float, default=0.06, help="0.06: nearly all are found; 1: nearly none is")
+    parser.add_argument("--noise", type=float, default=0.06, help="0.06: nearly all queries are found; 1: nearly none")
     parser.add_argument("--semi-positives", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()

@@ -1,13 +1,13 @@
-"""The whole, measured: one table of ratios against what a user would otherwise take, all in one run.
+"""Runs all benchmarks and writes one report with ratios to the alternatives.
 
     make bench                                             # under 20 minutes on two quiet cores
-    python benchmarks/run.py --quick                       # every section at small sizes, to see that it works
-    python benchmarks/run.py --only extraction startup     # some sections; the others are kept from the last run
+    python benchmarks/run.py --quick                       # every section at small sizes, as a test
+    python benchmarks/run.py --only extraction startup     # some sections; others keep the last results
 
-Writes benchmarks/results/bench.json and bench.md: figures with their goals, met or missed, and facts about the machine.
-Ways that are compared take turns in one process; what is told are medians, and ratios are of CPU time where neighbours
-on the machine could stretch the clock. Each section measures at three sizes where that means something and tells the
-exponent of growth: 1 is linear. Sections of a GPU run where there is one.
+Writes benchmarks/results/bench.json and bench.md: values with their goals, met or missed, and facts about the machine.
+Compared methods run in turns in one process; times are medians, and ratios are of CPU time, which other load affects
+less. Most sections measure three sizes and report the exponent of growth (1 is linear). GPU sections run if there is a
+GPU.
 """
 
 from __future__ import annotations
@@ -31,23 +31,19 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def as_markdown(found: dict[str, Any]) -> str:
-    """The report for people."""
+    """Format the report in Markdown."""
     facts, minutes = found["machine"], sum(found["seconds"].values()) / 60
     versions = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
     lines = [
         "# Measured",
         "",
         f"`python benchmarks/run.py{' --quick' if found['quick'] else ''}`, {found['date']}, {minutes:.0f} "
-        f"minutes in all, on {facts['cpu']} ({facts['architecture']}; {', '.join(facts['flags']) or 'none told'}), "
+        f"minutes in all, on {facts['cpu']} ({facts['architecture']}; {', '.join(facts['flags']) or 'no flags'}), "
         f"{facts['cores']} cores, {facts['threads']} threads, {facts['memory_gb']} GB, load {facts['load']} at the "
         f"start, GPU: {facts['gpu'] or 'none'}; {facts['system']}, Python {facts['python']}, {versions}.",
         "",
-        "Ratios are of CPU time of ways that took turns; read the ratios, for times are those of this machine.",
-        *(
-            ["", "**Small sizes (`--quick`): these figures show that the command works, and nothing else.**"]
-            if found["quick"]
-            else []
-        ),
+        "Ratios are of CPU time of methods that ran in turns; compare ratios, because times depend on the machine.",
+        *(["", "**Small sizes (`--quick`): these values only test the command.**"] if found["quick"] else []),
     ]
     for section, rows in found["sections"].items():
         lines += [
@@ -69,11 +65,11 @@ def _row(row: dict[str, Any]) -> str:
 
 
 def run_section(name: str, section: Callable[[Sizes], list[Figure]], sizes: Sizes) -> tuple[list[Figure], float]:
-    """Figures of a section, printed as they come, and its clock seconds; one that fails says so."""
+    """Run a section and print its values; returns them with its clock seconds. A failure becomes a value."""
     started = time.perf_counter()
     try:
         rows = section(sizes)
-    except Exception as error:  # one broken section must not cost the figures of the others
+    except Exception as error:  # a failed section must not stop the others
         rows = [Figure(name, "failed", 0.0, "", note=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}")]
     for row in rows:
         print(_row(row.plain()), flush=True)
@@ -83,24 +79,26 @@ def run_section(name: str, section: Callable[[Sizes], list[Figure]], sizes: Size
 
 
 def main() -> None:
-    # Not above: processes that a section starts import this file anew, and torch would count as their work.
+    # Here because processes that a section starts import this file, and would import torch as well.
     from sections import GPU_SECTIONS, SECTIONS, Sizes
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     everything = {**SECTIONS, **GPU_SECTIONS}
-    parser.add_argument("--only", nargs="+", choices=[*everything], help="sections to run; the others are kept")
+    parser.add_argument(
+        "--only", nargs="+", choices=[*everything], help="sections to run; results of the others are kept"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for bench.json and bench.md")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="directory of bench.json and bench.md")
     given = parser.parse_args()
     facts = machine()
     asked = given.only or [*SECTIONS, *(GPU_SECTIONS if facts["gpu"] else [])]
     if not facts["gpu"] and not given.only:
-        print("no GPU here: its sections are left out", file=sys.stderr)
+        print("no GPU: its sections are skipped", file=sys.stderr)
     sizes = Sizes.quick() if given.quick else Sizes()
     stored, kept, seconds = given.out / "bench.json", {}, {}
     if given.only and stored.is_file():
         old = json.loads(stored.read_text(encoding="utf-8"))
-        if old["machine"]["cpu"] == facts["cpu"] and old["quick"] == given.quick:  # else they say nothing together
+        if old["machine"]["cpu"] == facts["cpu"] and old["quick"] == given.quick:  # otherwise they are not comparable
             kept, seconds = old["sections"], old["seconds"]
     for name in asked:
         rows, seconds[name] = run_section(name, everything[name], sizes)

@@ -46,12 +46,12 @@ def test_a_whole_method_of_ones_own_trains_saves_and_loads(plugin, tmp_path, mon
     from gengeo_hf.model.aggregators import AGGREGATORS
     from gengeo_hf.training import loop
     from gengeo_hf.training.settings import load_settings
-    from tests.training.made_up import load_made_up
+    from tests.training.random_pairs import load_random_pairs
 
     plugin("A whole method")
     AGGREGATORS.pop("attention")
     registry._loaded.clear()  # as in a new process, which knows GENGEO_PLUGINS alone
-    monkeypatch.setattr(loop, "load_pairs", load_made_up)
+    monkeypatch.setattr(loop, "load_pairs", load_random_pairs)
     few = ["sampling.batch_size=16", "optimisation.epochs=1", "data.in_memory=false", f"output={tmp_path / 'run'}"]
     sizes = ["data.ground_size=[28,112]", "data.aerial_size=[28,112]", "data.aerial_view=polar:28x112"]
     method = ["model.config.aggregator=attention", "loss.pair=margin", "loss.terms.even_masks.weight=0.1"]

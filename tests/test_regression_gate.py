@@ -2,8 +2,8 @@
 
 60 places are learned by heart: a quarter of a minute of one core, where a run that generalises takes several minutes.
 Each break leaves every other number plausible: the program runs, the loss is finite, a model is written. The gate must
-turn red all the same. What it cannot see is a head that merely describes less well: one whose transport ignores the
-scores learns 60 places too. That is the business of tests/model and of the ablations.
+turn red all the same. Six seeds of the sound run gave R@1 1.0 and losses of 0.614 to 0.619; a head whose transport
+ignores the scores learns the places too, and ends at 0.706.
 """
 
 import json
@@ -16,8 +16,8 @@ from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.evaluation import evaluate_descriptors
 
 pytestmark = pytest.mark.slow
-LEAST_RECALL = 0.85  # recall@1 among the 60 places; chance is 1.7 %
-MOST_LOSS = 2.0  # ln 20 = 3.0 knows nothing; label smoothing keeps it above 0.5
+LEAST_RECALL = 0.98  # recall@1 among the 60 places: one may be missed; chance is 1.7 %
+MOST_LOSS = 0.65  # ln 20 = 3.0 is that of equal scores; label smoothing keeps it above 0.5
 
 CONFIG = """
 output: {output}
@@ -131,7 +131,15 @@ def weak_loss(patch):
     )
 
 
-BREAKS = [averaging_head, detached_head, stuck_sampler, shifted_loss, weak_loss]
+def flat_plan(patch):
+    """The transport ignores the scores: all clusters take the same mean."""
+    from gengeo_hf.model import salad
+
+    plain = salad.GenGeoSalad.assign
+    patch.setattr(salad.GenGeoSalad, "assign", lambda self, scores, token: plain(self, 0 * scores, token))
+
+
+BREAKS = [averaging_head, detached_head, stuck_sampler, shifted_loss, weak_loss, flat_plan]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
-"""Rows of several trainings, what rows cost (CPU time of training and encoding, width), and rows of equal time.
+"""Costs of rows (CPU time of training and encoding, width of descriptors), rows of several trainings, equal-time rows.
 
-CPU time is that of the process, so that other work on the machine does not count, though it slows caches down.
+CPU time is that of the process, so that other load on the machine is not counted, although it affects caches.
 """
 
 import contextlib
@@ -17,23 +17,23 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import write_json
 
 SPENT = "spent.json"
-IMAGES = 64  # encoded to measure what one costs
-INDEX_TILES = 100_000  # whose descriptors an index would hold
-BYTES = 2  # of a value in an index, float16
-# Fields of a row: the configurations whose models are joined, the one whose model it starts from, test sets left out.
+IMAGES = 64  # number of encoded images in a measurement
+INDEX_TILES = 100_000  # tiles of the index whose size is stated
+BYTES = 2  # bytes per value in an index, float16
+# Fields of a row: configurations whose models are fused, configuration of the initial model, skipped test sets.
 PARTS: dict[str, Any] = {"fuse": None, "after": None, "skip": []}
 
 
 def parts_of(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """The trainings that a row needs before its own: the branches of a joined model, or the first stage."""
+    """Return the trainings that a row needs first: the branches of a fused model, or the first stage."""
     if row["fuse"]:
         return [{**row, "config": config, "fuse": None} for config in row["fuse"]]
     return [{**row, "config": row["after"], "after": None, "kind": "usual"}] if row["after"] else []
 
 
 @contextlib.contextmanager
-def counted(folder: Path) -> Iterator[None]:
-    """Add the CPU time of a training to what was spent in its folder, also when it is interrupted."""
+def count_cpu_time(folder: Path) -> Iterator[None]:
+    """Add the CPU time of a training to the time stored in its directory, also if it is interrupted."""
     before, started, finished = spent_in(folder) or 0.0, time.process_time(), False
     try:
         yield
@@ -45,27 +45,30 @@ def counted(folder: Path) -> Iterator[None]:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a training in this folder came to its end."""
+    """Whether the training in this directory is finished."""
     path = folder / SPENT
     return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8"))["finished"])
 
 
 def spent_in(folder: Path) -> float | None:
-    """CPU seconds that were spent in a run's folder; None where it was not counted."""
+    """Return the CPU seconds of the run in a directory; None if they are unknown."""
     path = folder / SPENT
     return float(json.loads(path.read_text(encoding="utf-8"))["cpu_s"]) if path.is_file() else None
 
 
 def cost_in(path: Path) -> dict[str, Any]:
-    """The costs in a run's result; empty where there are none."""
+    """Read the costs in the result of a run; empty if there are none."""
     return dict(json.loads(path.read_text(encoding="utf-8")).get("cost") or {}) if path.is_file() else {}
 
 
 def encoding_cost(model: Path) -> dict[str, float]:
-    """CPU milliseconds of a photo and of a tile, preprocessing included, and the width of descriptors.
+    """Measure the CPU milliseconds of a photo and of a tile, including preprocessing.
 
     Args:
         model: Directory of a checkpoint for images of the synthetic world.
+
+    Returns:
+        `ground_cpu_ms`, `aerial_cpu_ms`, and the width of descriptors as `dim`.
     """
     from gengeo_hf.encoding.encoder import Encoder, View
 
@@ -74,7 +77,7 @@ def encoding_cost(model: Path) -> dict[str, float]:
     sizes: dict[View, tuple[int, int, int]] = {"ground": (42, 168, 3), "aerial": (70, 70, 3)}
     for view, size in sizes.items():
         images = [rng.integers(0, 256, size, dtype=np.uint8) for _ in range(IMAGES)]
-        encoder.encode(images[:8], view)  # what is done once does not count
+        encoder.encode(images[:8], view)  # warm-up
         started = time.process_time()
         encoder.encode(images, view)
         found[f"{view}_cpu_ms"] = 1000 * (time.process_time() - started) / IMAGES
@@ -82,32 +85,32 @@ def encoding_cost(model: Path) -> dict[str, float]:
 
 
 def equal_time_rows(rows: Sequence[dict[str, Any]], spent: Sequence[float | None], epochs: int) -> list[dict[str, Any]]:
-    """Rows that train for about as much CPU time as the first one, in whole epochs.
+    """Return rows that train for about the CPU time of the first row, in whole epochs.
 
     Args:
-        rows: At equal steps.
-        spent: CPU seconds of each one's training; those of the first are the budget.
-        epochs: Of each row.
+        rows: Rows at equal steps.
+        spent: CPU seconds of the training of each row; that of the first is the budget.
+        epochs: Number of epochs of each row.
 
     Raises:
-        GenGeoError: A time is not known, since a run is older than its measurement.
+        GenGeoError: A CPU time is unknown, for example of a run of an earlier version.
     """
     out = []
     for row, seconds in zip(rows, spent, strict=True):
         if seconds is None or spent[0] is None:
             raise GenGeoError(f"the CPU time of {row['name']} is not known: remove its run, and it is trained again")
         count = max(1, round(epochs * spent[0] / seconds))
-        changed = [] if count == epochs else [f"optimisation.epochs={count}"]  # unchanged, it is the same run
+        changed = [] if count == epochs else [f"optimisation.epochs={count}"]  # without an override it is the same run
         out.append({**row, "set": [*row["set"], *changed], "note": f"{count} of {epochs} epochs"})
     return out
 
 
 def cost_lines(rows: Sequence[Any], sets: Sequence[str]) -> list[str]:
-    """A table of costs.
+    """Format a Markdown table of costs.
 
     Args:
-        rows: Rows of the comparison with `name`, `runs` and `costs`.
-        sets: Test sets.
+        rows: Rows of the comparison, with `name`, `runs` and `costs`.
+        sets: Names of the test sets.
     """
     head = [f"{name} median error, m" for name in sets]
     columns = [*head, "CPU ms a photo", "CPU ms a tile", f"MB of {INDEX_TILES:,} tiles", "CPU s of training"]

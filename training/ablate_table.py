@@ -1,6 +1,6 @@
-"""From finished runs to a table: means, paired differences with intervals and the paper's numbers.
+"""Tables of ablations: means, paired differences with intervals, and the numbers of the paper.
 
-Tables are written as Markdown, CSV, JSON and a plot; `ablate.py` writes them anew after each run.
+Tables are written as Markdown, CSV, JSON and a plot; `ablate.py` updates them after each run.
 """
 
 import csv
@@ -15,7 +15,7 @@ from gengeo_hf.common.files import atomic_file, write_json, write_text
 from gengeo_hf.evaluation.seeds import Difference, paired_differences, warn_comparisons
 
 HEADLINE = "recall@1"
-Recalls = dict[str, dict[str, float]]  # data set -> metric -> share
+Recalls = dict[str, dict[str, float]]  # data set -> metric -> fraction
 
 
 @dataclass
@@ -23,13 +23,13 @@ class Row:
     """One row of a table.
 
     Args:
-        name: As the table shows it. The first row is the full model that the others are compared with.
+        name: Name in the table. The other rows are compared with the first one, the full model.
         runs: Recalls of the finished runs by seed.
-        paper: R@1 in percent on each test set, in their order, None for sets that the paper lacks; None where the
+        paper: R@1 of the paper in percent on each test set, None for sets that the paper does not have; None if the
             paper does not have this row.
-        note: What a reader must know of the row; empty for nothing.
-        rate: Learning rate of the runs.
-        costs: What finished runs cost, see `ablate_cost`; empty for tables without costs.
+        note: Note below the table; empty for none.
+        rate: Learning rate of the runs; None for that of the configuration.
+        costs: Costs of the finished runs, see `ablate_cost`; empty for tables without costs.
     """
 
     name: str
@@ -40,23 +40,23 @@ class Row:
     costs: list[dict[str, Any]] = field(default_factory=list)
 
     def percents(self, data: str) -> dict[int, float]:
-        """R@1 of each seed's run on a test set, in percent."""
+        """Return R@1 on a test set in percent by seed."""
         return {seed: 100 * run[data][HEADLINE] for seed, run in self.runs.items() if run[data]}
 
 
 def write_table(
     folder: Path, table: str, rows: list[Row], sets: list[str], command: str, seeds: int, note: str
 ) -> None:
-    """Write `<table>.md`, `.csv`, `.json` and, where matplotlib is installed, `.png`.
+    """Write `<table>.md`, `.csv`, `.json` and, if matplotlib is installed, `.png`.
 
     Args:
-        folder: Folder of the files.
-        table: Name of the files.
-        rows: What is finished so far; a row without runs is shown as open.
-        sets: Test sets, the training domain first.
-        command: What made the table, for the reader.
-        seeds: How many runs a row will have.
-        note: What the table starts from and how learning rates were chosen.
+        folder: Directory of the files.
+        table: Name of the files without suffix.
+        rows: Rows with the finished runs; a row without runs is shown as open.
+        sets: Names of the test sets, the training domain first.
+        command: Command that makes the table.
+        seeds: Number of runs per row when the table is complete.
+        note: Note about initial weights and learning rates.
     """
     differences = {name: paired_differences([row.percents(name) for row in rows]) for name in sets}
     verdicts = {name: give_verdicts(rows, number, differences[name]) for number, name in enumerate(sets)}
@@ -85,7 +85,7 @@ def write_table(
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no infinity: null stands for it."""
+    """Replace infinite values, which JSON does not support, by None."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -94,27 +94,32 @@ def _finite(value: Any) -> Any:
 
 
 def give_verdicts(rows: list[Row], number: int, differences: Sequence[Difference | None]) -> list[str]:
-    """For each row: what its difference to the first row says.
+    """Return the verdict on the difference of each row to the first row.
+
+    Args:
+        rows: Rows of the table.
+        number: Index of the test set in `Row.paper`.
+        differences: Difference of each row to the first row; None for the first row and for open rows.
 
     Returns:
-        "undecided" where the interval contains zero; otherwise "agrees" or "contradicts" where the paper has a
-        difference, "better" or "worse" where it has none. Empty for the first row and for open rows.
+        "undecided" if the interval contains zero; otherwise "agrees" or "contradicts" if the paper has a difference,
+        "better" or "worse" if not. Empty for rows without a difference.
     """
-    words = []
+    verdicts = []
     base = rows[0].paper
     for row, found in zip(rows, differences, strict=True):
         if found is None:
-            words.append("")
+            verdicts.append("")
             continue
         paper = None if row.paper is None else row.paper[number]
-        usual = None if base is None else base[number]
+        full = None if base is None else base[number]
         if not found.is_clear:
-            words.append("undecided")
-        elif paper is None or usual is None or paper == usual:
-            words.append("better" if found.mean > 0 else "worse")
+            verdicts.append("undecided")
+        elif paper is None or full is None or paper == full:
+            verdicts.append("better" if found.mean > 0 else "worse")
         else:
-            words.append("agrees" if found.mean * (paper - usual) > 0 else "contradicts")
-    return words
+            verdicts.append("agrees" if found.mean * (paper - full) > 0 else "contradicts")
+    return verdicts
 
 
 def markdown(
@@ -126,7 +131,7 @@ def markdown(
     verdicts: dict[str, list[str]],
     note: str,
 ) -> list[str]:
-    """Lines of the table."""
+    """Return the lines of the Markdown table."""
     done = sum(len(row.runs) for row in rows)
     open_runs = "" if done == seeds * len(rows) else f" **{done} of {seeds * len(rows)} runs are finished.**"
     compared = sum(found is not None for row in differences.values() for found in row)
@@ -153,7 +158,7 @@ def markdown(
         rate = "" if row.rate is None else f"{row.rate:g}"
         lines.append(f"| {row.name} | {' | '.join(cells)} | {rate} | {len(row.runs)} |")
     if any(found and found.own_spread for row in differences.values() for found in row):
-        lines += ["", "† interval by the row's own spread, which differs from that of the other rows."]
+        lines += ["", "† interval from the spread of this row, which differs from that of the other rows."]
     if any(row.costs for row in rows):
         lines += ["", *ablate_cost.cost_lines(rows, sets)]
     notes = [f"{row.name}: {row.note}" for row in rows if row.note]
@@ -161,7 +166,7 @@ def markdown(
 
 
 def format_difference(found: Difference | None) -> str:
-    """For example "+2.8 ± 2.9"; "?" as margin where one run tells no spread."""
+    """Format a difference as "+2.8 ± 2.9", with "?" as margin if it is infinite (one run)."""
     if found is None:
         return ""
     margin = "?" if found.margin == float("inf") else f"{found.margin:.1f}"
@@ -169,7 +174,7 @@ def format_difference(found: Difference | None) -> str:
 
 
 def mean_and_spread(values: list[float]) -> str:
-    """For example 45.2 ± 3.1; without a spread for one value."""
+    """Format mean and standard deviation as "45.2 ± 3.1"; one value has no deviation, no value is "open"."""
     if not values:
         return "open"
     spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
@@ -177,7 +182,7 @@ def mean_and_spread(values: list[float]) -> str:
 
 
 def plot(path: Path, rows: list[Row], sets: list[str]) -> None:
-    """A dot for each run and a bar for each mean, one panel for each test set; nothing without matplotlib."""
+    """Plot a dot for each run and a bar for each mean, one panel per test set; does nothing without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError:

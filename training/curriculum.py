@@ -1,10 +1,10 @@
-"""Train in stages, each from the weights of the one before.
+"""Train in stages, each initialised from the weights of the previous stage.
 
     python training/curriculum.py world_anywhere --out runs/world_anywhere
     python training/curriculum.py world_anywhere --start demo/gengeo-world-urban data.root=demo/world
 
-A curriculum is a file of `training/curricula/`: stages with a configuration and the keys that they change. A finished
-stage is not repeated and a killed one continues. The weights of the last stage are in `OUT/model`.
+A curriculum is a file of `training/curricula/`: stages with a configuration and overrides. A finished stage is not
+repeated, and an interrupted one is resumed. The weights of the last stage are in `OUT/model`.
 """
 
 import argparse
@@ -24,18 +24,18 @@ Stages = dict[str, dict[str, Any]]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse and run the stages."""
+    """Parse the command line and run the stages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("curriculum", help="a file of training/curricula, or the path of your own")
-    parser.add_argument("--out", type=Path, help="folder of all stages (default: runs/CURRICULUM)")
-    parser.add_argument("--start", metavar="MODEL", help="a trained model that takes the place of the first stage")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over every stage")
+    parser.add_argument("curriculum", help="Name of a file in training/curricula, or path of a YAML file.")
+    parser.add_argument("--out", type=Path, help="Directory of all stages (default: runs/CURRICULUM).")
+    parser.add_argument("--start", metavar="MODEL", help="Trained model that replaces the first stage.")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="Overrides of the settings of every stage.")
     given = parser.parse_intermixed_args(arguments)
     stages = read_stages(given.curriculum)
     out = given.out or Path("runs") / Path(given.curriculum).stem
     names = list(stages)[1:] if given.start else list(stages)
     if not names:
-        raise UsageError(f"--start takes the place of the first stage, and {given.curriculum} has no other")
+        raise UsageError(f"--start replaces the first stage, and {given.curriculum} has no other stage")
     start, last = given.start, names[-1]
     for number, name in enumerate(names, 1):
         folder = out if name == last else out / name
@@ -46,10 +46,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def read_stages(curriculum: str) -> Stages:
-    """The stages of a curriculum by name, in their order.
+    """Read the stages of a curriculum by name, in order.
 
     Raises:
-        GenGeoError: There is no such file (a `UsageError`), or it has no stages with a configuration each.
+        UsageError: The file does not exist.
+        GenGeoError: The file has no stages, or a stage has no configuration.
     """
     for path in (Path(curriculum), CURRICULA / f"{curriculum}.yaml"):
         if path.is_file():
@@ -65,16 +66,16 @@ def read_stages(curriculum: str) -> Stages:
 
 
 def run_stage(stage: dict[str, Any], folder: Path, overrides: list[str]) -> None:
-    """Train one stage as `training/train.py` does.
+    """Train one stage with `training/train.py`.
 
     Raises:
-        GenGeoError: The training stopped.
+        GenGeoError: The training ended with an error.
     """
     command = [sys.executable, str(HERE / "train.py"), "--config", stage["config"], f"output={folder}"]
     if run_training([*command, *stage.get("set", []), *overrides], {**os.environ, "TOKENIZERS_PARALLELISM": "false"}):
-        raise GenGeoError("training stopped (see above); the same command goes on from the last checkpoint")
+        raise GenGeoError("training stopped (see above); the same command continues from the last checkpoint")
 
 
 if __name__ == "__main__":
-    with exit_on_error("stopped; the same command goes on from the last checkpoint"):
+    with exit_on_error("stopped; the same command continues from the last checkpoint"):
         main()

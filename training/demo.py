@@ -1,8 +1,8 @@
-"""The main job from end to end on the synthetic world, with pictures: what `make demo` runs.
+"""The demo (`make demo`): the whole workflow on the synthetic world.
 
-Builds the urban world, trains a small GenGeo with `train.py`, evaluates it on 500 places that it has never seen and in
-two worlds that it has never seen, indexes the unseen gallery, locates a few panoramas, and writes `report.html`,
-`map.html` and `places.geojson`. Everything that is finished is reused by a second run.
+Builds the urban world, trains a small GenGeo with `train.py`, evaluates it on 500 test photos of the urban world and of
+two domains outside the training data, indexes the test gallery, locates some panoramas, and writes `report.html`,
+`map.html` and `places.geojson`. A second run reuses finished results.
 """
 
 import argparse
@@ -31,22 +31,27 @@ from gengeo_hf.training.settings import CONFIGS
 
 HERE = Path(__file__).resolve().parent
 CONFIG = CONFIGS / "world_urban.yaml"
-# 12 of 40 epochs, with a warm-up over a larger share of the steps.
+# 12 of 40 epochs, with a longer warm-up.
 SHORT = ["optimisation.epochs=12", "optimisation.warmup=0.3", "evaluate_every=3"]
 DOMAINS = ("urban", "rural", "offcenter")
 TITLES = {"rural": "rural", "offcenter": "off-centre"}
 PROBE_STEPS, PROBE_PAIRS = 6, 24
-STEP_SHARE = 0.8  # of the time of training that is steps; the rest is mining and validation
+STEP_SHARE = 0.8  # fraction of the training time that is steps; the rest is mining and validation
 OTHER_STEPS = 500  # steps that take as long as evaluation, index, pose and page together
 console = Console()
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Where the demo keeps what it makes."""
+    """Paths of the demo.
+
+    Args:
+        root: Directory of all results.
+        places: Number of test photos of each domain.
+    """
 
     root: Path
-    places: int = 500  # unseen places of each domain
+    places: int = 500
 
     @property
     def model(self) -> Path:
@@ -55,50 +60,50 @@ class Folder:
 
     @property
     def index(self) -> Path:
-        """The unseen gallery."""
+        """The index of the test gallery."""
         return self.root / "world.gengeo"
 
 
 def main() -> None:
-    """Parse and run the stages."""
+    """Parse the command line and run the stages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of everything that the demo writes")
-    parser.add_argument("--photos", type=int, default=6, help="how many unseen panoramas are located")
-    parser.add_argument("--places", type=int, default=500, help="unseen places of each domain that are evaluated")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="laid over world_urban.yaml")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="Directory of all results (default: demo).")
+    parser.add_argument("--photos", type=int, default=6, help="Number of test panoramas to locate (default: 6).")
+    parser.add_argument("--places", type=int, default=500, help="Number of test photos per domain (default: 500).")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="Overrides of settings of world_urban.yaml.")
     given = parser.parse_args()
     folder, started = Folder(given.out, given.places), time.perf_counter()
     overrides = [*SHORT, *given.overrides]
     given.out.mkdir(parents=True, exist_ok=True)
-    console.print(how_long(folder, overrides), soft_wrap=True)
+    console.print(estimate_duration(folder, overrides), soft_wrap=True)
 
     stage("1/6 The synthetic world", lambda: build_worlds(folder, overrides))
     stage("2/6 Training", lambda: train(folder, overrides))
-    results = stage("3/6 Evaluation on places never seen", lambda: evaluate_model(folder))
-    stage("4/6 Index of the unseen gallery", lambda: build_index(folder))
+    results = stage("3/6 Evaluation on test photos", lambda: evaluate_model(folder))
+    stage("4/6 Index of the test gallery", lambda: build_index(folder))
     stage("5/6 Position and heading inside the tiles", lambda: find_poses(folder, overrides))
     stage("6/6 Where are these photos?", lambda: locate_and_report(folder, given.photos, results))
     console.print(f"\n[bold green]Done[/] in {(time.perf_counter() - started) / 60:.1f} minutes.")
     console.print(next_steps(folder), markup=False, highlight=False, soft_wrap=True)  # commands to copy
 
 
-def how_long(folder: Folder, overrides: list[str]) -> str:
-    """About how many minutes the run will take, from some drawn places and training steps on this machine."""
+def estimate_duration(folder: Folder, overrides: list[str]) -> str:
+    """Estimate the minutes of the run from some rendered pairs and training steps on this machine."""
     from gengeo_hf.training.settings import load_settings
 
     if (folder.root / "results.json").is_file():
-        return "An earlier run is here: what it finished is reused."
+        return f"{folder.root} contains an earlier run: its finished results are reused."
     settings, cores = load_settings(CONFIG, overrides), os.cpu_count() or 1
     data, pairs = settings.data, settings.data.train["num_pairs"]
     steps = settings.optimisation.epochs * pairs / settings.sampling.batch_size
     drawn = pairs + data.validation["num_pairs"] + len(DOMAINS) * folder.places + VALIDATION
     seconds = drawn * pair_seconds(settings) / cores + (steps / STEP_SHARE + OTHER_STEPS) * step_seconds(settings)
     minutes = max(1, round(seconds / 60))
-    return f"About {minutes} minute{'s' * (minutes > 1)} on {cores} cores, if nothing else runs on them."
+    return f"About {minutes} minute{'s' * (minutes > 1)} on {cores} cores without other load."
 
 
 def pair_seconds(settings: Any) -> float:
-    """CPU seconds of drawing one place."""
+    """Measure the CPU seconds of rendering one pair."""
     from gengeo_hf.world import build_world
 
     sizes: dict[str, Any] = {
@@ -106,14 +111,14 @@ def pair_seconds(settings: Any) -> float:
         "aerial_size": tuple(settings.data.aerial_size),
     }
     with tempfile.TemporaryDirectory() as cache:
-        build_world("urban", "test", 1, cache_dir=cache, workers=1, **sizes)  # loads what drawing needs
+        build_world("urban", "test", 1, cache_dir=cache, workers=1, **sizes)  # warm-up
         started = time.process_time()
         build_world("urban", "test", PROBE_PAIRS, cache_dir=cache, workers=1, **sizes)
         return (time.process_time() - started) / PROBE_PAIRS
 
 
 def step_seconds(settings: Any) -> float:
-    """Seconds of a training step on random pixels (augmentation, passes, optimizer): the least of a few."""
+    """Measure the seconds of a training step on random pixels (augmentation, passes, optimizer): minimum of some."""
     import torch
 
     from gengeo_hf.learning import symmetric_info_nce
@@ -139,7 +144,7 @@ def step_seconds(settings: Any) -> float:
 
 
 def stage(title: str, work: Callable[[], Any]) -> Any:
-    """Run one stage under a heading, and say how long it took."""
+    """Run one stage under a heading, and print its duration."""
     console.rule(f"[bold]{title}", align="left")
     started = time.perf_counter()
     found = work()
@@ -148,7 +153,7 @@ def stage(title: str, work: Callable[[], Any]) -> Any:
 
 
 def build_worlds(folder: Folder, overrides: list[str]) -> None:
-    """Render the training, validation and test places; a second run finds them."""
+    """Render the training, validation and test pairs, unless they are cached."""
     from gengeo_hf.training.settings import load_settings
     from gengeo_hf.world import build_world
 
@@ -162,16 +167,16 @@ def build_worlds(folder: Folder, overrides: list[str]) -> None:
 
 
 def train(folder: Folder, overrides: list[str]) -> None:
-    """Train as anyone would: `accelerate launch training/train.py`."""
+    """Train with `accelerate launch training/train.py`."""
     command = [
         *(sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", "--quiet"),  # quiet: no stack of the launcher
-        *("--num_cpu_threads_per_process", str(min(4, os.cpu_count() or 1))),  # one, if nobody asks
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--quiet"),  # quiet: no traceback of the launcher
+        *("--num_cpu_threads_per_process", str(min(4, os.cpu_count() or 1))),  # the default is 1
         *(str(HERE / "train.py"), "--config", str(CONFIG)),
         *(f"output={folder.root / 'run'}", f"data.root={folder.root / 'world'}", *overrides),
     ]
     if run_training(command, {**os.environ, "TOKENIZERS_PARALLELISM": "false"}):
-        raise GenGeoError("training stopped (see above); the same command goes on from the last checkpoint")
+        raise GenGeoError("training stopped (see above); the same command continues from the last checkpoint")
     best = folder.root / "run" / "model"
     if not folder.model.exists() or digest(best) != digest(folder.model):
         with atomic_folder(folder.model) as target:
@@ -179,14 +184,14 @@ def train(folder: Folder, overrides: list[str]) -> None:
 
 
 def digest(model: Path) -> str:
-    """Hash of a checkpoint's weights."""
+    """Return the SHA-256 of the weights of a checkpoint."""
     from gengeo_hf.common.files import sha256_of
 
     return sha256_of(model / "model.safetensors")
 
 
 def test_world(folder: Folder, domain: str) -> Any:
-    """The unseen places of a domain, at the model's image sizes."""
+    """Build the test split of a domain, at the image sizes of the model."""
     from gengeo_hf.model import GenGeoImageProcessor
     from gengeo_hf.world import build_world
 
@@ -199,7 +204,7 @@ def test_world(folder: Folder, domain: str) -> Any:
 
 
 def evaluate_model(folder: Folder) -> dict[str, dict[str, float]]:
-    """Recall in three worlds, and what a model with random weights and colour histograms reach in the first."""
+    """Evaluate the model in three domains, and a model with random weights and colour histograms in the first."""
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.evaluation import evaluate
     from gengeo_hf.evaluation.baseline import histogram_ranks
@@ -230,7 +235,7 @@ def evaluate_model(folder: Folder) -> dict[str, dict[str, float]]:
 
 
 def numbers(result: dict[str, Any]) -> dict[str, float]:
-    """What the report shows of a result."""
+    """Select the values of a result that the report shows."""
     return {key: result[key] for key in (*KS, "gallery_size")}
 
 
@@ -245,7 +250,7 @@ def show_results(results: dict[str, dict[str, float]]) -> None:
 
 
 def build_index(folder: Folder) -> None:
-    """Index the unseen tiles, unless the index of this very model is there."""
+    """Index the test gallery, unless the index of this model exists."""
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.index import GeoIndex
 
@@ -258,14 +263,14 @@ def build_index(folder: Folder) -> None:
                 console.print(f"  {folder.index} is up to date")
                 return
         except GenGeoError:
-            pass  # of an earlier training, or damaged
+            pass  # an index of another model, or damaged
         shutil.rmtree(folder.index)
     index = GeoIndex.build(encoder, world, folder.index, progress=True, model_name=folder.model.name, overwrite=True)
     console.print(f"  {len(index):,} tiles in {folder.index}")
 
 
 def find_poses(folder: Folder, overrides: list[str]) -> None:
-    """Fit a pose head and measure it on the off-centre domain; writes `pose.json` and `pose.png`."""
+    """Fit a pose head and evaluate it on the off-centre domain; writes `pose.json` and `pose.png`."""
     from demo_pose import measure_pose
     from gengeo_hf.training.settings import load_settings
     from gengeo_hf.world import build_world
@@ -286,7 +291,7 @@ def find_poses(folder: Folder, overrides: list[str]) -> None:
 
 
 def locate_and_report(folder: Folder, count: int, results: dict[str, dict[str, float]]) -> None:
-    """Ask for a few unseen photos, write the map, the GeoJSON and the page."""
+    """Locate some test photos, and write the map, the GeoJSON and the report."""
     from demo_report import write_demo_report
     from gengeo_hf.common.metadata import PhotoPosition
     from gengeo_hf.data.loading import GroundImages
@@ -316,32 +321,35 @@ def locate_and_report(folder: Folder, count: int, results: dict[str, dict[str, f
         answers.append(replace(found, photo=str(path), exif_position=position))
         best = found.places[0]
         console.print(
-            f"  {path.name}: {best.lat:.5f}, {best.lon:.5f}, {answers[-1].exif_distance_m:.0f} m from where it stood"
+            f"  {path.name}: {best.lat:.5f}, {best.lon:.5f}, {answers[-1].exif_distance_m:.0f} m from the true position"
         )
     write_text(folder.root / "places.geojson", to_geojson(answers, localizer.caveat))
     page = answers_map(
-        answers, index, title="Where the panoramas stood, and where GenGeo looks", caveat=localizer.caveat
+        answers,
+        index,
+        title="True positions of the panoramas, and the places that GenGeo found",
+        caveat=localizer.caveat,
     )
     write_text(folder.root / "map.html", page)
     write_demo_report(folder.root, world, encoder, answers, results, page, next_steps(folder), machine())
 
 
 def machine() -> str:
-    """What the numbers were made on."""
+    """Return a summary of the machine and of PyTorch."""
     import torch
 
     return f"{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}, PyTorch {torch.__version__}"
 
 
 def next_steps(folder: Folder) -> str:
-    """Commands to try, that work as they stand."""
+    """Return commands that use the results of the demo."""
     gengeo = Path(sys.executable).parent / "gengeo"
     command = gengeo.relative_to(Path.cwd()) if gengeo.is_relative_to(Path.cwd()) else "gengeo"
     photo = next(iter(sorted((folder.root / "photos").glob("*.png"))), Path("photo.jpg"))
     return f"""
-Look at  {folder.root / "report.html"}  and  {folder.root / "map.html"}
+Open  {folder.root / "report.html"}  and  {folder.root / "map.html"}
 
-Where is this photo?
+Locate a photo:
   {command} locate {photo} --index {folder.index} --model {folder.model} --map where.html
   (with --pose --heading 0: its position and heading inside the tile)
 
@@ -354,5 +362,5 @@ Train longer, or change the model:
 
 
 if __name__ == "__main__":
-    with exit_on_error("stopped; the same command goes on where it was"):
+    with exit_on_error("stopped; the same command continues"):
         main()

@@ -1,7 +1,7 @@
-"""The demo's step for position and heading: fit a head, measure it on a domain never seen, draw what it says.
+"""The pose step of the demo: fit a pose head, evaluate it on a domain outside the training data, draw examples.
 
-Writes `pose.json` (percent of all photos of the off-centre test domain; metres), `pose.png` and, beside the model,
-`pose/known`. A second run with the same model finds them. For a model that was trained in another way:
+Writes `pose.json` (metres, and percent of all photos of the off-centre test domain), `pose.png` and, in the directory
+of the model, `pose/known`. A second run with the same model reuses them. For another model:
 
     python training/demo_pose.py runs/world_anywhere/model --out runs/pose --world demo/world
 """
@@ -15,24 +15,24 @@ from demo_pose_picture import draw_poses
 from gengeo_hf.common.errors import exit_on_error
 from gengeo_hf.common.files import sha256_of, write_json
 
-PAIRS, VALIDATION = 2_400, 300  # pairs of the urban world to fit on; off-centre places to fit the joining weights on
-MEASURED = "pose_measured.json"  # all figures, and what they belong to
+PAIRS, VALIDATION = 2_400, 300  # urban pairs for the pose head; off-centre pairs for the fusion weights
+MEASURED = "pose_measured.json"  # all results, with the model and the number of photos
 
 
 def measure_pose(root: Path, model: Path, train: Any, build: Any, places: int) -> dict[str, float]:
-    """Fit the head and measure it, unless that was done for this model and number of places.
+    """Fit and evaluate the pose head, unless the results for this model and number of photos exist.
 
     Args:
-        root: directory of the demo.
-        model: its checkpoint.
-        train: the urban training world.
-        build: builds an off-centre world from its split and number of places.
-        places: test places.
+        root: Directory of the demo.
+        model: Directory of the checkpoint.
+        train: Urban training world.
+        build: Function that builds an off-centre world from a split and a number of pairs.
+        places: Number of test photos.
 
     Returns:
-        The five figures of `pose.json`: the true tile's centre and the pose in the true tile (`centre_median_m`,
-        `median_m`, `within_5_m`), and the centre of the best retrieved tile and the fused map of the whole gallery
-        (`centre_within_10_m`, `fused_within_10_m`).
+        The values of `pose.json`. In the true tile: median error of the centre of the tile (`centre_median_m`) and of
+        the pose (`median_m`), and percent of the poses within 5 m (`within_5_m`). In the whole gallery: percent within
+        10 m of the centre of the best tile (`centre_within_10_m`) and of the fused map (`fused_within_10_m`).
     """
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.evaluation.pose import evaluate_pose
@@ -62,14 +62,14 @@ def measure_pose(root: Path, model: Path, train: Any, build: Any, places: int) -
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse the command line, evaluate, print the results."""
     from gengeo_hf.world import build_world
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="checkpoint; the head is written into its folder pose/known")
-    parser.add_argument("--out", type=Path, default=Path("pose"), help="folder of the figures and the picture")
-    parser.add_argument("--world", type=Path, help="cache of drawn worlds")
-    parser.add_argument("--places", type=int, default=500, help="test places")
+    parser.add_argument("model", type=Path, help="Checkpoint; the head is written to its directory pose/known.")
+    parser.add_argument("--out", type=Path, default=Path("pose"), help="Directory of the results (default: pose).")
+    parser.add_argument("--world", type=Path, help="Cache of rendered worlds (default: ~/.cache/gengeo_hf/world).")
+    parser.add_argument("--places", type=int, default=500, help="Number of test photos (default: 500).")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     train = build_world("urban", "train", PAIRS, cache_dir=given.world)

@@ -1,4 +1,4 @@
-"""The demo's picture of poses: photos beside their tiles, with the posterior, the answer and the true position."""
+"""Figure of the pose step of the demo: photos and their tiles, with posterior, estimate and true position."""
 
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,14 @@ from PIL import Image, ImageDraw
 from gengeo_hf.common.drawing import FAINT, INK, PAPER, RIGHT, SCALE, WRONG, paste_rounded, to_rgb, write
 from gengeo_hf.common.files import atomic_file
 
-SHOWN, SIDE, GAP, HEAD = 4, 220, 14, 34  # photos in the picture; side of a tile, gap and height of the legend in pixels
-WIDE = 620  # width of a photo
+SHOWN, SIDE, GAP, HEAD = 4, 220, 14, 34  # photos in the figure; side of a tile, gap and height of the legend in pixels
+WIDE = 620  # width of a photo in pixels
 YELLOW = (255, 214, 0)
 
 
 @torch.inference_mode()
 def draw_poses(path: Path, encoder: Any, head: Any, world: Any) -> None:
-    """Write a picture of a few photos with the posterior of their position in the true tile.
+    """Draw some photos with the posterior of their position in the true tile.
 
     Args:
         path: PNG file to write.
@@ -42,7 +42,7 @@ def draw_poses(path: Path, encoder: Any, head: Any, world: Any) -> None:
         write(draw, f"{error:.1f} m from the true position", (0, top / SCALE + tall + 8), 14, INK)
         tile = to_rgb(world.gallery[tiles[query["positive"]]]["aerial"])
         tile = tile.resize((SIDE * SCALE, SIDE * SCALE), Image.Resampling.BICUBIC)
-        _mark(tile, side_m, posterior.positions, mass[number], found[number], truth[number])
+        _draw_posterior(tile, side_m, posterior.positions, mass[number], found[number], truth[number])
         paste_rounded(canvas, photo, (0, top), 6 * SCALE)
         paste_rounded(canvas, tile, ((WIDE + GAP) * SCALE, top), 6 * SCALE)
     with atomic_file(path) as temporary:
@@ -50,7 +50,7 @@ def draw_poses(path: Path, encoder: Any, head: Any, world: Any) -> None:
 
 
 def _predict(encoder: Any, head: Any, world: Any) -> tuple[np.ndarray, Any, np.ndarray, np.ndarray, Any]:
-    """Locate a few photos in their true tiles: rows, posterior, answers and true positions (n, 2), sides, in metres."""
+    """Estimate poses in the true tiles: rows, posterior, estimated and true positions (n, 2), sides; in metres."""
     from gengeo_hf.pose.geometry import positions_of
     from gengeo_hf.pose.posterior import poses_of, to_posterior
     from gengeo_hf.pose.samples import PosePairs, draw_samples, plain_plans
@@ -67,12 +67,12 @@ def _predict(encoder: Any, head: Any, world: Any) -> tuple[np.ndarray, Any, np.n
 
 
 def _legend(draw: ImageDraw.ImageDraw) -> None:
-    """One line above the strips: what the marks mean."""
-    write(draw, "Photo, and the tile that shows its place", (0, 8), 14, FAINT)
+    """Draw the legend of the symbols."""
+    write(draw, "Photo and its true tile", (0, 8), 14, FAINT)
     x = WIDE - 190
     for text, colour, shape in (
         ("probability", YELLOW, "square"),
-        ("answer", WRONG, "cross"),
+        ("estimate", WRONG, "cross"),
         ("true position", RIGHT, "ring"),
     ):
         _symbol(draw, (x * SCALE, 16 * SCALE), shape, colour)
@@ -81,7 +81,7 @@ def _legend(draw: ImageDraw.ImageDraw) -> None:
 
 
 def _symbol(draw: ImageDraw.ImageDraw, centre: tuple[float, float], shape: str, colour: Any) -> None:
-    """One mark with a white outline; the size is that of the marks in tiles."""
+    """Draw one symbol with a white outline."""
     (x, y), radius = centre, 7 * SCALE
     if shape == "square":
         draw.rectangle((x - radius, y - radius, x + radius, y + radius), fill=colour)
@@ -95,10 +95,10 @@ def _symbol(draw: ImageDraw.ImageDraw, centre: tuple[float, float], shape: str, 
             draw.line((x - radius, y + radius, x + radius, y - radius), fill=line, width=width)
 
 
-def _mark(
+def _draw_posterior(
     tile: Image.Image, side_m: tuple[float, float], positions: np.ndarray, mass: np.ndarray, answer: Any, truth: Any
 ) -> None:
-    """Draw the posterior, the true position and the answer into a tile."""
+    """Draw the posterior, the true position and the estimate into a tile."""
     draw = ImageDraw.Draw(tile, "RGBA")
 
     def pixel(offset: Any) -> tuple[float, float]:

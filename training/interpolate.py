@@ -1,11 +1,11 @@
-"""Weights between two trainings: what a model gains in a new domain against what it loses in others.
+"""Interpolate between the weights of two models, to balance gains in a new domain against losses in others.
 
     python training/interpolate.py demo/gengeo-world-urban runs/world_anywhere/model --shares 0 0.3 0.5 0.7 1 \\
         --data "world-urban demo/world" --data "world-rural demo/world" --data "world-offcenter demo/world"
 
 The second model must have been trained from the first one. A share of 0 is the first model, 1 the second; between them
-every weight is the weighted mean of both (WiSE-FT, Wortsman et al., CVPR 2022). It costs no training. `--save SHARE
-DIRECTORY` writes the model of one share.
+every weight is the weighted mean of both (WiSE-FT, Wortsman et al., CVPR 2022). `--save SHARE DIRECTORY` writes the
+model of one share.
 """
 
 import argparse
@@ -24,17 +24,28 @@ KEYS = ("recall@1", "recall@5", "recall@10")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse, evaluate each share, print and store a table."""
+    """Parse the command line, evaluate each share, print and write a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("first", type=Path, help="checkpoint that the second one was trained from")
-    parser.add_argument("second", type=Path, help="checkpoint")
-    parser.add_argument("--shares", nargs="+", type=float, default=[0.0, 0.25, 0.5, 0.75, 1.0], help="of the second")
-    parser.add_argument("--data", action="append", default=[], help="NAME[:SPLIT] [ROOT] [key=value ...]; repeat it")
-    parser.add_argument("--out", type=Path, help="Markdown file of the table; FILE.json is written beside it")
-    parser.add_argument("--save", nargs=2, metavar=("SHARE", "DIRECTORY"), help="write the model of one share")
+    parser.add_argument("first", type=Path, help="Checkpoint from which the second one was trained.")
+    parser.add_argument("second", type=Path, help="Checkpoint.")
+    parser.add_argument(
+        "--shares",
+        nargs="+",
+        type=float,
+        default=[0.0, 0.25, 0.5, 0.75, 1.0],
+        help="Weights of the second model, 0 to 1 (default: 0 0.25 0.5 0.75 1).",
+    )
+    parser.add_argument(
+        "--data",
+        action="append",
+        default=[],
+        help="Data set to evaluate: NAME[:SPLIT] [ROOT] [key=value ...]; repeatable.",
+    )
+    parser.add_argument("--out", type=Path, help="Markdown file of the table; a JSON file is written beside it.")
+    parser.add_argument("--save", nargs=2, metavar=("SHARE", "DIRECTORY"), help="Write the model of one share.")
     given = parser.parse_args(arguments)
     if not given.data and not given.save:
-        raise UsageError("say what to do: --data evaluates, --save writes a model")
+        raise UsageError("found neither --data nor --save: --data evaluates, --save writes a model")
     for path, needed in ((given.first, "config.json"), (given.second, TRAINING_RECORD)):
         if not (path / needed).is_file():
             raise UsageError(f"{path} is not a model that a training wrote: it has no {needed}")
@@ -48,8 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
         encoder.model.load_state_dict(weights_between(given.first, given.second, share))
         results = {name: evaluate(encoder, load_notation(name)).metrics for name in given.data}
         rows.append({"share": share, "results": {name: {k: row[k] for k in KEYS} for name, row in results.items()}})
-        print(line(rows[-1]), flush=True)
-    table = "\n".join([*heading(given.data), *map(line, rows), ""])
+        print(format_row(rows[-1]), flush=True)
+    table = "\n".join([*format_heading(given.data), *map(format_row, rows), ""])
     if given.out:
         write_text(given.out, table)
         write_json(given.out.with_suffix(".json"), rows)
@@ -63,14 +74,14 @@ def _number(text: str) -> float:
 
 
 def weights_between(first: Path, second: Path, share: float) -> dict[str, torch.Tensor]:
-    """Every weight of the second model times `share`, plus that of the first times the rest.
+    """Return the weighted mean of the weights of two models.
 
     Args:
-        first, second: Checkpoints of the same architecture.
-        share: 0 gives the first, 1 the second.
+        first, second: Directories of checkpoints of the same architecture.
+        share: Weight of the second model, 0 to 1.
 
     Raises:
-        GenGeoError: The share lies outside of 0..1, or the architectures differ.
+        GenGeoError: The share is outside 0..1, or the architectures differ.
     """
     from gengeo_hf.model import GenGeoModel
 
@@ -83,10 +94,10 @@ def weights_between(first: Path, second: Path, share: float) -> dict[str, torch.
 
 
 def save_between(first: Path, second: Path, share: float, out: Path) -> None:
-    """Write the model of one share, with the second one's image processor and training record.
+    """Write the model of one share, with the image processor and the training record of the second model.
 
     Raises:
-        GenGeoError: See `weights_between`; or the directory exists.
+        GenGeoError: The directory exists, or see `weights_between`.
     """
     import json
 
@@ -98,7 +109,7 @@ def save_between(first: Path, second: Path, share: float, out: Path) -> None:
     model = GenGeoModel.from_pretrained(second)
     model.load_state_dict(weights_between(first, second, share))
     record: dict[str, Any] = json.loads((second / TRAINING_RECORD).read_text(encoding="utf-8"))
-    record.pop("results", None)  # they are of the second model
+    record.pop("results", None)  # results of the second model
     record["interpolated"] = {"from": first.name, "share_of_second": share}
     with atomic_folder(out) as folder:
         model.save_pretrained(folder)
@@ -106,14 +117,14 @@ def save_between(first: Path, second: Path, share: float, out: Path) -> None:
         write_json(folder / TRAINING_RECORD, record)
 
 
-def heading(names: list[str]) -> list[str]:
-    """The first two lines of the table."""
+def format_heading(names: list[str]) -> list[str]:
+    """Return the first two lines of the table."""
     cells = [f"{name.split()[0]}: R@1 / R@5 / R@10" for name in names]
     return ["| share of the second | " + " | ".join(cells) + " |", "| ---: |" + " ---: |" * len(names)]
 
 
-def line(row: dict[str, Any]) -> str:
-    """One share as a line of the table, in percent."""
+def format_row(row: dict[str, Any]) -> str:
+    """Format the results of one share in percent as a line of the table."""
     cells = [" / ".join(f"{100 * result[key]:.1f}" for key in KEYS) for result in row["results"].values()]
     return f"| {row['share']:g} | " + " | ".join(cells) + " |"
 

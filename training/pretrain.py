@@ -1,17 +1,17 @@
-"""Pretrain a small ViT on single images of the synthetic world: a stand-in for a foundation model.
+"""Pretrain a small ViT on single images of the synthetic world, as a stand-in for a foundation model.
 
     python training/pretrain.py --config world_stand_in --out runs/stand-in
     python training/train.py --config world_stand_in model.init=runs/stand-in output=runs/mine
 
-It plays the part that DINOv2 plays for the paper: a backbone that knows what is in a patch and where the patch lies,
-and that has never seen a pair. It sees images of both views of all domains of a world with another seed, each by
-itself, and learns to tell classes, depth (ground) or height (aerial), colours, and the position of each patch, for
-hidden patches too; and to recognise an image in other colours. The result is called a stand-in wherever it is used:
-what holds from it need not hold from DINOv2. On one machine with one number of threads, equal arguments give equal
+It replaces DINOv2 in experiments on the synthetic world: a backbone with features of the content and position of
+patches, trained without pairs. The training images are both views of all domains of a world with another seed. The
+tasks are the class, depth (ground) or height (aerial), colour and position of each patch, also of masked patches, and
+to match two recoloured versions of an image. Results with this backbone need not hold for DINOv2, so they are always
+labelled as those of a stand-in. On the same machine with the same number of threads, equal arguments give equal
 weights.
 """
 
-import gengeo_hf.training  # isort: skip  # noqa: F401  # before torch, whose threads then wait without spinning
+import gengeo_hf.training  # isort: skip  # noqa: F401  # before torch, to set how its threads wait
 
 import argparse
 import math
@@ -38,24 +38,27 @@ from gengeo_hf.world import CLASS_NAMES
 from pretrain_images import VIEWS, Images, load_images
 
 RECORD = "pretraining.json"
-QUARTERS = 2  # a patch is divided into 2 x 2 for classes, depths and colours
+QUARTERS = 2  # targets of classes, depths and colours are means over 2 x 2 cells of a patch
 WEIGHTS = {"classes": 1.0, "depth": 1.0, "colour": 1.0, "position": 0.3, "contrast": 0.3}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How to pretrain.
+    """Settings of a pretraining.
 
     Attributes:
         seed: Seed of the weights and of the order of images.
         world_seed: Seed of the world; the benchmarks use 0.
-        places: Camera places of each domain; each gives one image of each view.
-        steps: Optimizer steps.
-        batch_size: Images of each view in a step; each is seen in two colourings.
-        learning_rate: Highest learning rate of AdamW.
-        hidden_share: Share of the patches that are hidden.
-        hidden_chance: Share of the images in which patches are hidden.
-        temperature: Of the contrast between colourings.
+        places: Number of camera positions of each domain; each gives one image of each view.
+        steps: Number of optimizer steps.
+        batch_size: Images of each view in a step; each is used in two recoloured versions.
+        learning_rate: Maximum learning rate of AdamW.
+        hidden_share: Fraction of masked patches.
+        hidden_chance: Fraction of images with masked patches.
+        temperature: Temperature of the contrastive loss between recoloured versions.
+
+    Raises:
+        GenGeoError: A number is out of range.
     """
 
     seed: int = 0
@@ -73,11 +76,11 @@ class Plan:
             if getattr(self, name) < 1:
                 raise GenGeoError(f"--{name.replace('_', '-')} must be at least 1, found {getattr(self, name)}")
         if self.world_seed == 0:
-            raise GenGeoError("--world-seed 0 is the world of the benchmarks: pretrain on another one")
+            raise GenGeoError("--world-seed 0 is the world of the benchmarks: use another seed")
 
 
 class Tasks(nn.Module):
-    """Linear heads on the tokens of one view.
+    """Linear heads of the tasks on the tokens of one view.
 
     Args:
         width: Width of the tokens.
@@ -96,12 +99,14 @@ class Tasks(nn.Module):
 def main(arguments: list[str] | None = None) -> None:
     """Parse the command line and pretrain."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", default="world_stand_in", help="configuration whose backbone and sizes are used")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the pretrained backbone")
-    parser.add_argument("--cache", type=Path, help="folder of drawn images (default: ~/.cache/gengeo_hf/world)")
+    parser.add_argument(
+        "--config", default="world_stand_in", help="Configuration of backbone and image sizes (default: %(default)s)."
+    )
+    parser.add_argument("--out", type=Path, required=True, help="Directory of the pretrained backbone.")
+    parser.add_argument("--cache", type=Path, help="Cache of rendered images (default: ~/.cache/gengeo_hf/world).")
     for name, value in asdict(Plan()).items():
         parser.add_argument(
-            f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"see Plan (default: {value})"
+            f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"See class Plan (default: {value})."
         )
     given = parser.parse_args(arguments)
     plan = Plan(**{name: getattr(given, name) for name in asdict(Plan())})
@@ -111,16 +116,16 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def pretrain(settings: Settings, plan: Plan, out: Path, cache_dir: Path | None = None) -> dict[str, Any]:
-    """Pretrain a backbone and store it, with `pretraining.json`, as a checkpoint for `model.init`.
+    """Pretrain a backbone and save it, with `pretraining.json`, as a checkpoint for `model.init`.
 
     Args:
-        settings: Its `model.config.backbone_config` and image sizes are used.
-        plan: How to pretrain.
-        out: Folder of the backbone; it is replaced.
-        cache_dir: Where drawn images are kept.
+        settings: Settings with `model.config.backbone_config` and the image sizes.
+        plan: Settings of the pretraining.
+        out: Directory of the backbone, which is replaced.
+        cache_dir: Cache of rendered images; None is `~/.cache/gengeo_hf/world`.
 
     Returns:
-        The record: the plan, what it was trained on and the measures on places of other regions.
+        Record of the settings, the training data and the accuracies on images of other regions.
     """
     (height, width), (rows, columns) = settings.data.ground_size, settings.data.aerial_size
     sizes = {"ground": (height, width), "aerial": (rows, columns)}
@@ -148,13 +153,13 @@ def pretrain(settings: Settings, plan: Plan, out: Path, cache_dir: Path | None =
 
 
 class Trainer:
-    """The backbone with its tasks, and the loop.
+    """The backbone with the heads of the tasks, and the training loop.
 
     Args:
-        model: Its backbone is trained in place.
-        processor: For the normalisation of pixels.
-        plan: How to train.
-        sizes: (height, width) of each view.
+        model: Model whose backbone is trained in place.
+        processor: Preprocessing with the normalisation.
+        plan: Settings of the pretraining.
+        sizes: Height and width in pixels by view.
     """
 
     def __init__(self, model: GenGeoModel, processor: Any, plan: Plan, sizes: dict[str, tuple[int, int]]) -> None:
@@ -168,7 +173,11 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(plan.seed)
 
     def run(self, images: dict[str, Images]) -> None:
-        """Train for `plan.steps` steps; the rate rises for a tenth of them and falls along half a cosine."""
+        """Train for `plan.steps` steps, with a warm-up of a tenth of the steps and cosine annealing.
+
+        Args:
+            images: Training images by view.
+        """
         plan = self.plan
         parameters = [*self.backbone.parameters(), *self.tasks.parameters()]
         optimizer = torch.optim.AdamW(
@@ -180,8 +189,8 @@ class Trainer:
         self.backbone.train()
         orders = {view: self._orders(len(images[view].pixels)) for view in VIEWS}
         for step in (bar := tqdm(range(plan.steps), "pretraining", leave=False)):
-            share = (step + 1) / plan.steps
-            rate = plan.learning_rate * min(10 * share, (1 + math.cos(math.pi * share)) / 2)
+            progress = (step + 1) / plan.steps
+            rate = plan.learning_rate * min(10 * progress, (1 + math.cos(math.pi * progress)) / 2)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = sum((self.loss(view, images[view], next(orders[view])) for view in VIEWS), torch.zeros(()))
@@ -196,10 +205,16 @@ class Trainer:
         self.backbone.eval()
 
     def loss(self, view: str, images: Images, rows: torch.Tensor) -> torch.Tensor:
-        """The weighted sum of all tasks for some images of one view."""
-        pixels, classes, depths = self._turned(view, *(x[rows] for x in vars(images).values()))
+        """Compute the weighted sum of the losses of all tasks.
+
+        Args:
+            view: View of the images, "ground" or "aerial".
+            images: All images of the view.
+            rows: Rows of the images of the batch.
+        """
+        pixels, classes, depths = self._rotate(view, *(x[rows] for x in vars(images).values()))
         count, tokens = len(rows), math.prod(self.grids[view])
-        coloured = torch.cat([self._coloured(pixels), self._coloured(pixels)])
+        coloured = torch.cat([self._recolour(pixels), self._recolour(pixels)])
         hidden = torch.rand(2 * count, tokens, generator=self.generator) < self.plan.hidden_share
         hidden &= torch.rand(2 * count, 1, generator=self.generator) < self.plan.hidden_chance
         output = self.backbone(normalise(coloured, self.processor), bool_masked_pos=hidden)
@@ -226,7 +241,14 @@ class Trainer:
 
     @torch.no_grad()
     def measure(self, images: dict[str, Images]) -> dict[str, float]:
-        """Shares of correct quarters of patches (the class that covers most of them) and of correct positions."""
+        """Measure the accuracy of the most frequent class of the cells of patches, and of positions.
+
+        Args:
+            images: Images by view that were not used in training.
+
+        Returns:
+            Fractions `<view>_class` and `<view>_position`.
+        """
         result = {}
         for view in VIEWS:
             found = images[view]
@@ -235,38 +257,38 @@ class Trainer:
             shares = self._cells(functional.one_hot(found.classes.long(), len(CLASS_NAMES)).permute(0, 3, 1, 2).float())
             guess = heads.classes(patches).unflatten(2, (QUARTERS**2, -1)).argmax(dim=3)
             result[f"{view}_class"] = (guess == shares.argmax(dim=3)).float().mean().item()
-            place = heads.position(patches).argmax(dim=2)
-            result[f"{view}_position"] = (place == torch.arange(patches.shape[1])).float().mean().item()
+            index = heads.position(patches).argmax(dim=2)
+            result[f"{view}_position"] = (index == torch.arange(patches.shape[1])).float().mean().item()
         return result
 
     def _cells(self, maps: torch.Tensor) -> torch.Tensor:
-        """Means of maps (B, C, H, W) over the quarters of each patch: (B, tokens, quarters, C)."""
+        """Average maps (B, C, H, W) over the 2 x 2 cells of each patch: (B, tokens, cells, C)."""
         means = functional.avg_pool2d(maps, self.patch // QUARTERS)
         blocks = means.unflatten(3, (-1, QUARTERS)).unflatten(2, (-1, QUARTERS))  # (B, C, rows, q, columns, q)
         return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(1, 2)
 
-    def _turned(self, view: str, *maps: torch.Tensor) -> list[torch.Tensor]:
-        """Roll panoramas by the same random number of columns; turn tiles by the same random quarters."""
+    def _rotate(self, view: str, *maps: torch.Tensor) -> list[torch.Tensor]:
+        """Roll all panoramas by the same random number of columns, or rotate all tiles by the same quarter turns."""
         columns = int(torch.randint(maps[0].shape[-1], (), generator=self.generator))
         if view == "ground":
             return [x.roll(columns, dims=-1) for x in maps]
         return [torch.rot90(x, columns % 4, dims=(-2, -1)) for x in maps]
 
-    def _coloured(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Random brightness, contrast, saturation and hue of each image: (B, 3, H, W) in 0..255."""
+    def _recolour(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Change brightness, contrast, saturation and hue of each image (B, 3, H, W) at random; values are 0..255."""
         brightness, contrast, saturation = 0.6 + 0.8 * torch.rand(3, len(pixels), generator=self.generator)
         hue = 0.1 * torch.rand(len(pixels), generator=self.generator) - 0.05
         return jitter(pixels.float() / 255, brightness, contrast, saturation, hue).clamp(0, 1) * 255
 
     def _contrast(self, summary: torch.Tensor) -> torch.Tensor:
-        """InfoNCE between the two colourings of each image, by the global token."""
+        """Compute InfoNCE between the global tokens of the two recoloured versions of each image."""
         first, second = functional.normalize(summary, dim=1).chunk(2)
         logits = first @ second.T / self.plan.temperature
         targets = torch.arange(len(logits))
         return (functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)) / 2
 
     def _orders(self, count: int) -> Iterator[torch.Tensor]:
-        """Rows of each step's images; all images once before any twice."""
+        """Yield the rows of each step; every image is used once before one is used again."""
         size = min(self.plan.batch_size, count)
         while True:
             order = torch.randperm(count, generator=self.generator)
@@ -274,10 +296,10 @@ class Trainer:
 
 
 def format_record(record: dict[str, Any]) -> str:
-    """What a stand-in knows, in one line."""
+    """Format the accuracies of a stand-in in one line."""
     held = record["held_out"]
     return (
-        f"a stand-in for a foundation model; on places of other regions, class of a quarter patch "
+        f"a stand-in for a foundation model; accuracy on images of other regions: class of a quarter of a patch "
         f"{held['ground_class']:.1%} (ground), {held['aerial_class']:.1%} (aerial), position "
         f"{held['ground_position']:.1%}, {held['aerial_position']:.1%}; {record['cpu_seconds']} CPU seconds"
     )

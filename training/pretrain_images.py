@@ -1,7 +1,7 @@
-"""Single images of the synthetic world with what is known of each patch: the training data of `pretrain.py`.
+"""Training data of `pretrain.py`: single images of the synthetic world with classes and depths.
 
-Images of both views of all domains are drawn once and kept as NumPy arrays. Nothing says which tile belongs to which
-panorama.
+Images of both views of all domains are rendered once and cached as NumPy arrays. They do not contain the pairing of
+panoramas and tiles.
 """
 
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, write_json
 from gengeo_hf.world import CLASS_NAMES, DOMAINS, WORLD_VERSION
-from gengeo_hf.world.places import CameraPlace, Region
+from gengeo_hf.world.regions import CameraPosition, Region
 
 VIEWS = ("ground", "aerial")
-FAR_METRES = 300.0  # the sky counts as this far away
+FAR_METRES = 300.0  # distance of the sky, and maximum distance
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Images:
     """Images of one view.
 
     Attributes:
-        pixels: (N, 3, H, W) uint8.
-        classes: (N, H, W) uint8, indices into `gengeo_hf.world.CLASS_NAMES`.
-        depths: (N, H, W) float16. Ground: natural logarithm of 1 + distance in metres. Aerial: height in units of 10 m
-            above the lowest tenth of the tile.
+        pixels: RGB images, uint8 (N, 3, H, W).
+        classes: Indices of `gengeo_hf.world.CLASS_NAMES`, uint8 (N, H, W).
+        depths: Depths, float16 (N, H, W). Ground: natural logarithm of 1 + distance in metres. Aerial: height above the
+            lowest tenth of the tile in units of 10 m.
     """
 
     pixels: torch.Tensor
@@ -39,18 +39,18 @@ class Images:
 def load_images(
     split: str, places: int, *, seed: int, sizes: dict[str, tuple[int, int]], cache_dir: Path, progress: bool = True
 ) -> dict[str, Images]:
-    """Read images from the cache, or draw and store them.
+    """Read images from the cache, or render and store them.
 
     Args:
-        split: `train` or `validation`; they lie in disjoint regions.
-        places: Number of camera places of each domain.
+        split: Split `train` or `validation`, with disjoint regions.
+        places: Number of camera positions of each domain.
         seed: Seed of the world.
-        sizes: (height, width) in pixels of each view.
-        cache_dir: Folder of the cache.
-        progress: Show a progress bar.
+        sizes: Height and width in pixels by view.
+        cache_dir: Directory of the cache.
+        progress: Whether to show a progress bar.
 
     Returns:
-        The images of each view, mixed over the domains in a fixed order.
+        Images by view, domain after domain.
 
     Raises:
         GenGeoError: A file of the cache is damaged.
@@ -71,38 +71,38 @@ def load_images(
             for kind in ("pixels", "classes", "depths")
         }
     except (OSError, ValueError) as error:
-        raise GenGeoError(f"{folder} is damaged ({error}): delete it and give the same command again") from error
+        raise GenGeoError(f"{folder} is damaged ({error}): delete it and run the same command again") from error
     return {view: Images(arrays[view, "pixels"], arrays[view, "classes"], arrays[view, "depths"]) for view in VIEWS}
 
 
 def _draw(
     domain: str, split: str, places: int, seed: int, sizes: dict[str, tuple[int, int]], progress: bool
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Draw one domain's images of both views."""
+    """Render the images of both views of one domain."""
     rows: dict[tuple[str, str], list[np.ndarray]] = {}
     per_region, left, number = DOMAINS[domain].pairs_per_region, places, 0
     with tqdm(total=places, desc=f"drawing {domain}", disable=not progress, leave=False) as bar:
         while left > 0:
             region = Region(domain, split, seed, number)
-            for place in region.places(min(per_region, left)):
-                for key, value in _draw_place(region, place, sizes).items():
+            for position in region.camera_positions(min(per_region, left)):
+                for key, value in _draw_position(region, position, sizes).items():
                     rows.setdefault(key, []).append(value)
                 bar.update()
             left, number = left - per_region, number + 1
     return {key: np.stack(values) for key, values in rows.items()}
 
 
-def _draw_place(
-    region: Region, place: CameraPlace, sizes: dict[str, tuple[int, int]]
+def _draw_position(
+    region: Region, position: CameraPosition, sizes: dict[str, tuple[int, int]]
 ) -> dict[tuple[str, str], np.ndarray]:
-    """Both views of a place with classes and depths."""
+    """Render both views of a camera position with classes and depths."""
     pictures = {
-        "ground": region.draw_ground(place, sizes["ground"], 1, truth=True),
-        "aerial": region.draw_aerial(place.tiles[0], sizes["aerial"], 1, truth=True),
+        "ground": region.draw_ground(position, sizes["ground"], 1, with_labels=True),
+        "aerial": region.draw_aerial(position.tiles[0], sizes["aerial"], 1, with_labels=True),
     }
     values = {}
     for view, picture in pictures.items():
-        assert picture.kinds is not None and picture.depth is not None  # truth=True gives both
+        assert picture.kinds is not None and picture.depth is not None  # because of with_labels=True
         depth = np.minimum(picture.depth, FAR_METRES)
         depth = np.log1p(depth) if view == "ground" else (np.quantile(depth, 0.9) - depth) / 10
         values[view, "pixels"] = picture.image.transpose(2, 0, 1)

@@ -31,6 +31,9 @@ def read_shard(text: str) -> tuple[int, int]:
 
     Returns:
         Zero-based index of the part, and number of parts.
+
+    Raises:
+        GenGeoError: The text has another form.
     """
     from gengeo_hf.common.errors import GenGeoError
 
@@ -45,6 +48,9 @@ def read_date(text: str) -> tuple[str, str]:
 
     Returns:
         Pattern of file names, and date.
+
+    Raises:
+        GenGeoError: The date is not valid.
     """
     from gengeo_hf.imagery.georeference import digits_of
 

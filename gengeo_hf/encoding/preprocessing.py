@@ -120,7 +120,7 @@ def scaled_sizes(
         GenGeoError: The scale is out of range, or leaves too few patches.
     """
     if not 0.1 <= scale <= 1:
-        raise GenGeoError(f"the input scale is {scale:g}: expected a factor of 0.1 to 1 of the model's image size")
+        raise GenGeoError(f"the input scale is {scale:g}: expected 0.1 to 1, a factor of the model's image size")
     found = {}
     for view, size in sizes.items():
         high, wide = (

@@ -87,7 +87,16 @@ def attribute(encoder: Encoder, image: Any, view: View) -> Attribution:
 
 @torch.inference_mode()
 def attribute_many(encoder: Encoder, images: list[Any], view: View) -> list[Attribution]:
-    """Attribute several images in one forward pass, see `attribute`."""
+    """Attribute several images in one forward pass, see `attribute`.
+
+    Args:
+        encoder: An encoder of a model with a SALAD head, computed by torch.
+        images: Paths, bytes or PIL images.
+        view: "ground" or "aerial".
+
+    Raises:
+        GenGeoError: The model cannot be explained, or an image cannot be read.
+    """
     model, head = _salad(encoder, view)
     pictures = [as_picture(image) for image in images]
     inputs = encoder.processor(pictures, view=view, return_tensors="pt")

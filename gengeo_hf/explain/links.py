@@ -94,7 +94,12 @@ def explain_match(encoder: Encoder, ground: Any, aerial: Any) -> Match:
 
 
 def match_attributions(ground: Attribution, aerial: Attribution) -> Match:
-    """Decompose the score of a photo and a tile from their attributions, see `explain_match`."""
+    """Decompose the score of a photo and a tile from their attributions, see `explain_match`.
+
+    Args:
+        ground: Attribution of the photo.
+        aerial: Attribution of the tile, by the same model.
+    """
     return Match(
         ground,
         aerial,
@@ -172,6 +177,10 @@ def explain_preference(encoder: Encoder, ground: Any, chosen: Any, other: Any) -
 
 def compare_matches(chosen: Match, other: Match) -> Preference:
     """Compare the scores of two tiles with the same photo, see `explain_preference`.
+
+    Args:
+        chosen: Decomposition of the score of the first tile.
+        other: Decomposition of the score of the second tile.
 
     Raises:
         GenGeoError: The two tiles have the same descriptor.

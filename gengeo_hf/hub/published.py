@@ -34,8 +34,8 @@ def without_local_paths(value: Any) -> Any:
         return value
     if _is_local(value):
         return LOCAL
-    # A data set is written as "NAME:SPLIT ROOT key=value": each word may be, or hold, a path.
-    return "".join(_public_word(word) for word in re.split(r"(\s+)", value))
+    # In the notation of a data set, "NAME:SPLIT ROOT key=value", each part may be or contain a path.
+    return "".join(_public_part(part) for part in re.split(r"(\s+)", value))
 
 
 def _names_path(key: Any, entry: Any) -> bool:
@@ -43,10 +43,10 @@ def _names_path(key: Any, entry: Any) -> bool:
     return key in PATH_KEYS and isinstance(entry, str) and entry.count("/") > 1 and not _ADDRESS.match(entry)
 
 
-def _public_word(word: str) -> str:
-    if _ADDRESS.match(word) and not word.startswith("file:"):
-        return word
-    parts = re.split(r"([=,;]|:(?=[/~.]))", word)
+def _public_part(text: str) -> str:
+    if _ADDRESS.match(text) and not text.startswith("file:"):
+        return text
+    parts = re.split(r"([=,;]|:(?=[/~.]))", text)
     return "".join(LOCAL if _is_local(part) else part for part in parts)
 
 

@@ -240,6 +240,6 @@ def _dataset_card(name: str, repository: str, license: str | None, sources: Sequ
     return (
         f"---\n{terms}configs:\n{configs}tags:\n- geo-localization\n- cross-view\n---\n\n# {title}\n\n"
         f"Ground photos (`queries`) and aerial tiles (`gallery`) of {name}; a query names its tile by `positive`.\n"
-        f"`gengeo pull {repository} pairs` fetches them.\n\nLicence of the images: {stated}.\n"
+        f"`gengeo pull {repository} pairs` downloads them.\n\nLicence of the images: {stated}.\n"
         + ("\n".join(["", *lines, ""]) if lines else "")
     )

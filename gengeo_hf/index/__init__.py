@@ -1,4 +1,4 @@
-"""The index of aerial tiles: building, searching, storing."""
+"""Index of aerial tiles: build, search, store."""
 
 from gengeo_hf.index.hits import Hit
 from gengeo_hf.index.index import GeoIndex

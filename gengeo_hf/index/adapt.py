@@ -1,4 +1,4 @@
-"""Adapted descriptors in an index: fitted from the imagery before a build, kept in the manifest, read for photos."""
+"""Adaptation of an index: fitted on the imagery before a build, stored in the manifest, and applied to photos."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,18 +18,18 @@ Photos = tuple[np.ndarray, np.ndarray]  # descriptors (N, dim) and latitude, lon
 def fit_to_imagery(
     encoder: Encoder, source: TileSource, *, centering: bool = True, photos: Photos | None = None, flip: bool = False
 ) -> Encoder:
-    """An encoder that is adapted to the imagery that it will index.
+    """Adapt an encoder to imagery before indexing it.
 
     Args:
-        encoder: Without an adaptation, truncated if it shall be.
-        source: The imagery; up to 2,000 of its tiles, evenly spread, are read and encoded.
-        centering: Subtract means; False keeps them and adds the mirror image alone.
+        encoder: Encoder without an adaptation; truncate it before.
+        source: Imagery, of which up to 2,000 evenly spaced tiles are read and encoded.
+        centering: Subtract means; False only adds the mirror image.
         photos: Descriptors of photos of the area by `AdaptedEncoder(encoder, Adaptation(flip=flip))`, with their
-            positions. None takes the mean of the tiles for both views.
-        flip: Keep the descriptor of the mirror image too.
+            positions. None uses the mean of the tiles for both views.
+        flip: Also use the descriptor of the mirror image.
 
     Raises:
-        GenGeoError: Too few tiles can be read, or too few photos of different places were given.
+        GenGeoError: Too few tiles can be read, or the photos are from too few locations.
     """
     plain = AdaptedEncoder(encoder, Adaptation(flip=flip))
     if not centering:
@@ -41,7 +41,7 @@ def fit_to_imagery(
 
 
 def _readable(source: TileSource) -> Iterator[Any]:
-    """Pixels of a sample of the tiles; those that cannot be read or hold no data are left out."""
+    """Yield the pixels of a sample of the tiles, without those that cannot be read or hold no data."""
     for row in sample_rows(source.table.num_rows):
         try:
             image = read_tile(source, int(row))
@@ -54,7 +54,7 @@ def _readable(source: TileSource) -> Iterator[Any]:
 
 
 def with_adaptation(manifest: Manifest, encoder: Any) -> Manifest:
-    """A manifest that says what its encoder does to descriptors."""
+    """Return a manifest with the adaptation of its encoder."""
     if not isinstance(encoder, AdaptedEncoder):
         return manifest
     done = encoder.adaptation
@@ -66,7 +66,7 @@ def with_adaptation(manifest: Manifest, encoder: Any) -> Manifest:
 
 
 def adaptation_of(manifest: Manifest) -> Adaptation:
-    """What was done to the descriptors of an index; an adaptation without a name where nothing was."""
+    """Adaptation of an index; without a name if its descriptors are not adapted."""
     model, means = manifest.model, manifest.means
     if model.centering is None or means is None:
         return Adaptation(flip=model.flip)
@@ -76,23 +76,23 @@ def adaptation_of(manifest: Manifest) -> Adaptation:
 
 
 def encoder_options(manifest: Manifest) -> dict[str, Any]:
-    """What an encoder must be loaded with to ask an index: width and input scale, where they are not the model's own.
+    """Options with which an encoder must be loaded to search an index: `truncate_dim` and `input_scale`.
 
     Args:
-        manifest: Of the index.
+        manifest: Manifest of the index.
 
     Returns:
-        Arguments of `Encoder.from_pretrained`.
+        Arguments of `Encoder.from_pretrained`; only those that are not the defaults.
     """
     width, scale = manifest.model.truncate_dim, manifest.preprocessing.get("input_scale", 1.0)
     return ({"truncate_dim": int(width)} if width else {}) | ({"input_scale": scale} if scale != 1 else {})
 
 
 def adapted_for(encoder: Encoder, manifest: Manifest) -> Encoder:
-    """The encoder that makes descriptors of photos for an index; the same one where nothing is to be done.
+    """Adapt an encoder to an index, to encode photos; returns `encoder` if the index is not adapted.
 
     Raises:
-        GenGeoError: The means are of another width than the encoder's descriptors.
+        GenGeoError: The width of the means is not that of the encoder's descriptors.
     """
-    done = adaptation_of(manifest)
-    return AdaptedEncoder(encoder, done) if done.name else encoder
+    adaptation = adaptation_of(manifest)
+    return AdaptedEncoder(encoder, adaptation) if adaptation.name else encoder

@@ -1,4 +1,4 @@
-"""From imagery to an index, in shards that survive an interruption (work.py)."""
+"""Builds an index from imagery; an interrupted build resumes from its finished shards (work.py)."""
 
 import os
 import time
@@ -42,20 +42,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class BuildReport:
-    """What a build did.
+    """Result of a build.
 
     Args:
         source: Name of the imagery.
-        tiles: Tiles now in the index.
-        no_data: Tiles left out because the imagery is empty there.
-        partly_empty: Tiles in the index of which some pixels hold no data.
-        broken: The first ten tiles that could not be read, with the reason; all are in the index's `left_out`.
-        broken_count: How many there were.
-        by_content: Of these, how many show nothing that can be used, by reason (see `gengeo_hf.imagery.tile_content`).
-        seconds: Of this run; resumed shards cost nothing.
-        tiles_per_second: Encoded in this run; 0 where all was there.
-        was_complete: The index was there already, made by the same command.
-        kept_work: Folders with unfinished work of other commands with the same output.
+        tiles: Number of tiles in the index.
+        no_data: Number of tiles without any data, which are left out.
+        partly_empty: Number of tiles in the index with some pixels without data.
+        broken: Reasons of the first ten tiles that could not be used; all are in `GeoIndex.left_out`.
+        broken_count: Number of tiles that could not be used.
+        by_content: Number of these tiles without usable content, by reason (see `gengeo_hf.imagery.tile_content`).
+        seconds: Duration of encoding in this run, without shards of earlier runs.
+        tiles_per_second: Encoded tiles per second in this run; 0 if all shards were there.
+        was_complete: Whether the same command had already built the index.
+        kept_work: Directories with unfinished work of other commands with the same output.
     """
 
     source: str
@@ -77,7 +77,7 @@ class BuildReport:
         speed = f" ({self.tiles_per_second:.1f} tiles/s)" if self.tiles_per_second else ""
         lines = [f"{self.tiles:,} tiles of {self.source} in {self.seconds:.1f} s{speed}"]
         if self.no_data:
-            lines.append(f"{self.no_data:,} tiles left out: no data there")
+            lines.append(f"{self.no_data:,} tiles left out: no data")
         if self.partly_empty:
             lines.append(f"{self.partly_empty:,} tiles partly without data")
         lines += [f"{count:,} tiles left out: {reason}" for reason, count in self.by_content.items()]
@@ -106,21 +106,21 @@ def build_index(
     """Encode every tile and write the index.
 
     Args:
-        encoder: Has `encode`, `fingerprint`, `dim`.
-        imagery: A `TileSource`, or a data set whose gallery is taken.
+        encoder: Encoder with the members of `EncoderProtocol`.
+        imagery: `TileSource`, or a data set whose gallery is indexed.
         path: Directory of the index.
-        model_name: What an error about another model calls this one. Of a local path the last part is kept.
-        thumbnail_pixels: Side of the small JPEGs for maps (about 4 kB each); 0 keeps none.
-        readers: Threads that read and cut tiles while the model works.
+        model_name: Name of the model for messages; only the last part of a local path is stored.
+        thumbnail_pixels: Side of thumbnails for maps in pixels (about 4 kB each at 128); 0 stores none.
+        readers: Number of threads that read and crop tiles while the model runs.
         progress: Show a bar with tiles per second.
-        overwrite: Replace an index that is there.
-        add: Add to the index that is there; tiles whose id it has are replaced.
-        shard: Encode only this part (number from 0, how many); `merge_indexes` joins the parts.
-        fusion: How the scores of a cell are fused where the imagery has tiles of several ground sizes, "mean" or "max".
+        overwrite: Replace an existing index.
+        add: Add to an existing index; tiles with the same id are replaced.
+        shard: Encode only one part: (zero-based index, number of parts); `merge_indexes` joins the parts.
+        fusion: "mean" or "max": how scores are fused if the imagery has tiles of several ground sizes.
 
     Raises:
-        GenGeoError: `path` holds something else, or an index while neither `overwrite` nor `add` is given; no tile
-            could be read; the disk is full. Finished shards stay in `<path>.partial`; the same call continues there.
+        GenGeoError: `path` holds something else, or an index without `overwrite` or `add`; no tile could be read; or
+            the disk is full. Finished shards stay in `<path>.partial`, and the same call resumes from them.
     """
     path = real_path(path)
     check_fusion(fusion)
@@ -128,8 +128,8 @@ def build_index(
     work = Work.of(path, encoder, source, thumbnail_pixels)
     present = read_manifest(path) if add else check_output(path, overwrite=True)
     if present is not None and not add and not overwrite:
-        if done := finished_build(path, source.name, work.key, _shard_record(shard, work)):
-            return done
+        if report := finished_build(path, source.name, work.key, _shard_record(shard, work)):
+            return report
         check_output(path)
     if add and present is not None and present.model.fingerprint != encoder.fingerprint:
         raise GenGeoError(f"{path} was made by another model; use that model, or index the imagery again")
@@ -142,8 +142,8 @@ def build_index(
         seconds = time.monotonic() - started
     except OSError as error:
         raise GenGeoError(f"the work could not be written to {work.folder}: {error.strerror or error}") from error
-    with work.assembling() as ours:
-        if not ours:  # another process that shared the work has put it together
+    with work.assembling() as is_ours:
+        if not is_ours:  # another process has assembled the shards
             return BuildReport(source.name, tiles=read_manifest(path).tiles)
         report = BuildReport(source.name, seconds=seconds, tiles_per_second=encoded / max(seconds, 1e-9))
         job = _Assembly(path, work, source, encoder, model_name, thumbnail_pixels > 0, report, shard, fusion)
@@ -157,19 +157,22 @@ def build_index(
 
 
 def finished_build(path: Path, name: str, key: str, shard: Shard | None = None) -> BuildReport | None:
-    """The report about an index that the same command made before; None where there is none.
+    """Report of an index that the same command has already built.
 
     Args:
         path: Directory of the index.
-        name: Of the imagery.
-        key: See `Work.key`.
-        shard: Which part of a divided build it is, None for a whole one.
+        name: Name of the imagery.
+        key: Key of the build, see `Work`.
+        shard: Part of a divided build; None for a complete build.
+
+    Returns:
+        The report; None if there is no such index.
     """
     present = read_manifest(path) if has_manifest(path) else None
     if present is None or key not in present.work or present.shard != shard:
         return None
     reasons = present.left_out.reasons
-    unreadable = sum(count for reason, count in reasons.items() if reason in LISTED)  # not rows that are no tile
+    unreadable = sum(count for reason, count in reasons.items() if reason in LISTED)  # without rows that are not tiles
     no_data = reasons.get(NO_DATA, 0)
     return BuildReport(name, tiles=present.tiles, no_data=no_data, broken_count=unreadable, was_complete=True)
 
@@ -179,7 +182,7 @@ def _shard_record(shard: tuple[int, int] | None, work: Work) -> Shard | None:
 
 
 def _as_source(imagery: Any) -> TileSource:
-    """A data set becomes a source; a source stays one."""
+    """Convert a data set to a tile source."""
     if hasattr(imagery, "read") and hasattr(imagery, "table"):
         return imagery
     from gengeo_hf.imagery.dataset import DatasetTiles
@@ -189,7 +192,7 @@ def _as_source(imagery: Any) -> TileSource:
 
 @dataclass
 class _Assembly:
-    """Finished shards that become a segment of an index."""
+    """Assembles finished shards to a segment of an index."""
 
     path: Path
     work: Work
@@ -202,11 +205,11 @@ class _Assembly:
     fusion: str
 
     def write(self, replaced: Manifest | None, add: bool) -> None:
-        """Write a new index, or a new version of the one that is there.
+        """Write a new index, or a new version of an existing index.
 
         Args:
-            replaced: The index that `overwrite` replaces, or None.
-            add: Keep what is there.
+            replaced: Manifest of the index that `overwrite` replaces, or None.
+            add: Keep the existing tiles.
         """
         if add or replaced is not None:
             with editing(self.path) as edit:
@@ -214,8 +217,8 @@ class _Assembly:
             return
         if check_output(self.path, overwrite=True) is not None:
             raise GenGeoError(
-                f"another process made an index in {self.path} meanwhile; the work is kept: give another --out, --add "
-                "or --overwrite, and it is not done again"
+                f"another process has created an index in {self.path}; finished shards are kept: run again with "
+                "another --out, --add or --overwrite"
             )
         with atomic_folder(self.path) as folder:
             write_manifest(folder, self._manifest())
@@ -227,8 +230,8 @@ class _Assembly:
         model = Model(
             encoder.fingerprint,
             name,
-            encoder.truncate_dim,  # photos are then shortened alike
-            encoder.computed_by,  # for people: any backend may ask
+            encoder.truncate_dim,  # photos are truncated as well
+            encoder.computed_by,  # for display: any backend can search
         )
         return with_adaptation(new_manifest(int(encoder.dim), model, dict(encoder.preprocessing)), encoder)
 
@@ -239,7 +242,7 @@ class _Assembly:
         report = self.report
         report.partly_empty = partly_empty
         report.no_data, report.broken_count = no_data, len(broken)
-        report.broken = sorted(broken.values(), key=lambda reason: reason in REASONS)[:10]  # the unreadable ones first
+        report.broken = sorted(broken.values(), key=lambda reason: reason in REASONS)[:10]  # unreadable tiles first
         report.by_content = dict(Counter(reason for reason in broken.values() if reason in REASONS))
         if not len(rows) and self.shard is None:  # a part of a divided build may be empty
             self.work.end()
@@ -250,7 +253,7 @@ class _Assembly:
         bad = table.take(pa.array(list(broken), pa.int64()))
         reasons = pa.array([reason.replace(root, "") if root else reason for reason in broken.values()], pa.string())
         left_out = bad.append_column("reason", reasons).cast(LEFT_OUT_SCHEMA)
-        repeated = finish == self._added and self.work.key in edit.manifest.work  # counted before
+        repeated = finish == self._added and self.work.key in edit.manifest.work  # already counted
         manifest = finish(edit, tiles)
         if not repeated:
             manifest = replace(manifest, partly_empty=manifest.partly_empty + partly_empty)
@@ -266,7 +269,7 @@ class _Assembly:
         edit.commit(manifest)
 
     def _count_left_out(self, edit: Edit, no_data: int) -> None:
-        """Count what is listed nowhere: tiles without data, and rows of a table that are no tile."""
+        """Count what is not listed one by one: tiles without data, and rows of a table that are not tiles."""
         counts = {NO_DATA: no_data}
         if self.shard is None or self.shard[0] == 0:  # each part of a divided build reads the whole table
             counts |= getattr(self.source, "left_out", {})
@@ -274,7 +277,7 @@ class _Assembly:
             edit.reasons[reason] = edit.reasons.get(reason, 0) + count
 
     def _replaced(self, edit: Edit, tiles: pa.Table) -> Manifest:
-        """Nothing of the earlier version stays."""
+        """Manifest of a new version without the earlier tiles."""
         edit.segments, edit.reasons, edit.left_out = [], {}, LEFT_OUT_SCHEMA.empty_table()
         manifest = replace(
             self._manifest(),
@@ -286,7 +289,7 @@ class _Assembly:
         return manifest.with_event("built", source=self.source.name, tiles=tiles.num_rows)
 
     def _added(self, edit: Edit, tiles: pa.Table) -> Manifest:
-        """Tiles of the same id are replaced."""
+        """Manifest of a new version with the earlier tiles, except those with the same ids."""
         ids = tiles["tile_id"]
         edit.remove(lambda table: is_in(table["tile_id"], ids))
         known = {source.name: source for source in edit.manifest.sources}
@@ -301,7 +304,7 @@ class _Assembly:
         return manifest.with_event("added", source=self.source.name, tiles=tiles.num_rows)
 
     def _sources(self, tiles: pa.Table) -> list[Source]:
-        """The rights of the imagery, under the name of each of its files."""
+        """Rights of the imagery for each of its files."""
         rights = getattr(self.source, "rights", None)
         stated = (
             {}
@@ -316,16 +319,16 @@ class _Assembly:
         names = pc.unique(tiles["source"]).to_pylist()
         if len(names) > MOST_SOURCES:
             names = [self.source.name]
-        dates = getattr(self.source, "acquired", {})  # of single files, where they state one
+        dates = getattr(self.source, "acquired", {})  # dates of single files
         return [Source(name or "", **(stated | ({"acquired": dates[name]} if name in dates else {}))) for name in names]
 
 
 def joined_left_out(earlier: pa.Table, newer: pa.Table, tiles: pa.Table) -> pa.Table:
-    """What is unreadable: the newer word counts, and what could be read by now is not listed.
+    """Merge two tables of unreadable tiles: newer reasons replace earlier ones; tiles that were read are dropped.
 
     Args:
-        earlier, newer: `LEFT_OUT_SCHEMA`.
-        tiles: `TILE_SCHEMA`, tiles that could be read.
+        earlier, newer: Tables of unreadable tiles, `LEFT_OUT_SCHEMA`.
+        tiles: Tiles that could be read, `TILE_SCHEMA`.
     """
     kept = earlier
     for other in (newer, tiles):
@@ -338,13 +341,13 @@ def joined_left_out(earlier: pa.Table, newer: pa.Table, tiles: pa.Table) -> pa.T
 
 
 def without_local_paths(table: pa.Table) -> tuple[pa.Table, str]:
-    """A tile table whose sources are named below their common directory: paths of this machine are not stored.
+    """Make the paths of sources relative to their common directory, so that no local paths are stored.
 
     Args:
-        table: `TILE_SCHEMA`.
+        table: Table of tiles, `TILE_SCHEMA`.
 
     Returns:
-        The table, and the directory with a final separator; "" where no source is an absolute path.
+        The table, and the common directory with a final separator; "" if no source is an absolute path.
     """
     names = [name for name in pc.unique(table["source"]).to_pylist() if name]
     local = [name for name in names if Path(name).is_absolute()]

@@ -1,7 +1,7 @@
-"""An index built by the workers of a Ray cluster: the parts of a divided build as tasks, merged at the end.
+"""Builds an index with the workers of a Ray cluster: each part of a divided build is a task; parts are merged.
 
-Ray does not keep what a driver has done, so nothing depends on it: each part is an index in a directory of its own on
-storage that all machines share, and what is finished there is never encoded again, also where a process is killed.
+Ray does not store the progress of a driver. Each part is therefore an index in its own directory on storage that all
+machines share. A finished part is not encoded again, even if processes are killed.
 
     city.gengeo.parts/<key>-<parts>/part-0003.gengeo    the same as `gengeo index ... --shard 3/<parts>` writes
 """
@@ -26,26 +26,26 @@ from gengeo_hf.index.build import BuildReport, build_index, finished_build
 from gengeo_hf.index.edit import check_output
 from gengeo_hf.index.manifest import Shard, has_manifest, read_manifest
 from gengeo_hf.index.merge import merge_indexes
-from gengeo_hf.index.ray_connection import connected
+from gengeo_hf.index.ray_connection import connect_ray
 from gengeo_hf.index.work import Work
 
-PART_TILES = 8192  # of one task: minutes of work, so that a lost worker costs little
-MOST_PARTS = 64  # each becomes a segment of the index
-MOST_TRIES = 4  # of one part, or of starting a worker
+PART_TILES = 8192  # tiles of one task: minutes of work, so that little is lost with a worker
+MOST_PARTS = 64  # each part becomes a segment of the index
+MOST_TRIES = 4  # attempts for one part, or to start a worker
 
 Opener = Callable[[int], tuple[EncoderProtocol, TileSource, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class WorkerReport:
-    """What a worker says when it has loaded the model and opened the imagery.
+    """Report of a worker after it has loaded the model and opened the imagery.
 
     Args:
-        key: See `Work.key`: the same on all workers, or they do not see the same files.
-        tiles: Of the imagery.
+        key: Key of the build, see `Work`; it differs between workers that do not have the same files.
+        tiles: Number of tiles of the imagery.
         computed_by: Backend and precision.
         host: Name of the machine.
-        process: Id of the process there.
+        process: Id of the process.
     """
 
     key: str
@@ -56,25 +56,25 @@ class WorkerReport:
 
 
 class PartWorker:
-    """Builds parts of an index in a process of its own; becomes a Ray actor."""
+    """Builds parts of an index in its own process, as a Ray actor."""
 
     def open(self, opener: Opener, workers: int, folder: str, path: str) -> WorkerReport:
         """Load the model and open the imagery.
 
         Args:
-            opener: Gives the encoder, the imagery and options of `build_index`; called with `workers`.
-            workers: How many processes share the work.
-            folder: Working directory of the driver: relative paths are meant from there.
+            opener: Function that returns encoder, imagery and options of `build_index`; called with `workers`.
+            workers: Number of worker processes.
+            folder: Working directory of the driver, to which paths are relative.
             path: Directory of the index.
 
         Raises:
-            GenGeoError: The model or the imagery cannot be opened here, or this machine does not see the directory.
+            GenGeoError: Model or imagery cannot be opened, or the directory is not accessible from this machine.
         """
         if Path(folder).is_dir():
             os.chdir(folder)
         if not parts_root(Path(path)).is_dir():
             raise GenGeoError(
-                f"the machine {socket.gethostname()} does not see {parts_root(Path(path))}: give --out, model and "
+                f"the machine {socket.gethostname()} cannot access {parts_root(Path(path))}: give --out, model and "
                 "imagery as paths on storage that all machines of the cluster share"
             )
         self.encoder, self.source, self.options = opener(workers)
@@ -82,11 +82,15 @@ class PartWorker:
         return WorkerReport(work.key, work.tiles, self.encoder.computed_by, socket.gethostname(), os.getpid())
 
     def build(self, folder: str, number: int, count: int) -> int:
-        """Build one part; the number of tiles that were encoded now.
+        """Build one part.
 
         Args:
             folder: Directory of the part.
-            number, count: Which part of how many.
+            number: Zero-based index of the part.
+            count: Number of parts.
+
+        Returns:
+            Number of tiles that were encoded in this call.
         """
         report = build_index(self.encoder, self.source, folder, shard=(number, count), **self.options)
         return round(report.tiles_per_second * report.seconds)
@@ -98,7 +102,7 @@ def parts_root(path: Path) -> Path:
 
 
 def part_count(tiles: int) -> int:
-    """Into how many parts a build is divided: always the same for the same imagery, so that a new run finds them."""
+    """Number of parts of a build; it depends only on the imagery, so that a new run finds earlier parts."""
     return min(max(1, math.ceil(tiles / PART_TILES)), MOST_PARTS)
 
 
@@ -114,24 +118,24 @@ def build_on_ray(
     progress: bool = False,
     note: Callable[[str], None] = lambda text: None,
 ) -> BuildReport:
-    """Build an index with the workers of a Ray cluster, or of a Ray of its own on this machine.
+    """Build an index with the workers of a Ray cluster, or of a local Ray instance.
 
     Args:
-        opener: Gives encoder, imagery and options of `build_index` on a worker; it is called with the number of
-            workers, and sent there by pickle.
+        opener: Function that returns encoder, imagery and options of `build_index` on a worker. It is pickled, and
+            called with the number of workers.
         path: Directory of the index, on storage that all machines share.
-        name: Of the imagery, for the report.
+        name: Name of the imagery for the report.
         address: `host:port`, `auto` for the Ray of this machine, or `ray://host:port`; None takes the environment
-            variable RAY_ADDRESS, and a Ray of its own where there is none.
-        workers: Processes that encode; None takes one for each GPU, or for each machine where there are no GPUs.
-        use_gpus: Give each worker a GPU where the cluster has some.
-        overwrite: Replace an index that is there.
+            variable RAY_ADDRESS, and starts a local Ray instance if it is not set.
+        workers: Number of processes that encode; None takes one for each GPU, or for each machine without GPUs.
+        use_gpus: Give each worker a GPU if the cluster has GPUs.
+        overwrite: Replace an existing index.
         progress: Show a bar of tiles.
-        note: Called with what a person may want to know meanwhile.
+        note: Function that is called with progress messages.
 
     Raises:
-        GenGeoError: The address does not answer, workers do not see the same files, a part was lost too often, or see
-            `build_index`. Finished parts are kept, and the same call continues there.
+        GenGeoError: There is no response at the address, workers do not have the same files, a part was lost too often,
+            or as `build_index`. Finished parts are kept, and the same call resumes from them.
     """
     path = real_path(path)
     check_output(path, overwrite=True)
@@ -141,20 +145,20 @@ def build_on_ray(
         raise GenGeoError(f"{parts_root(path)} cannot be written: {error.strerror or error}") from error
     started = time.monotonic()
     try:
-        with connected(address or os.environ.get("RAY_ADDRESS"), workers or 1) as ray:
-            crew = _Crew(ray, opener, path, workers, use_gpus, note)
-            report = crew.first()
+        with connect_ray(address or os.environ.get("RAY_ADDRESS"), workers or 1) as ray:
+            pool = _Workers(ray, opener, path, workers, use_gpus, note)
+            report = pool.first()
             if not overwrite and (present := finished_build(path, name, report.key)):
                 shutil.rmtree(_folder(path, report), ignore_errors=True)
                 return present
             check_output(path, overwrite, whole=True)
-            encoded = crew.build(_folder(path, report), report, progress)
-        done = _merge(path, name, report, overwrite)
+            encoded = pool.build(_folder(path, report), report, progress)
+        built = _merge(path, name, report, overwrite)
     finally:
-        with contextlib.suppress(OSError):  # finished parts stay
+        with contextlib.suppress(OSError):  # keep finished parts
             parts_root(path).rmdir()
     seconds = time.monotonic() - started
-    return replace(done, was_complete=False, seconds=seconds, tiles_per_second=encoded / max(seconds, 1e-9))
+    return replace(built, was_complete=False, seconds=seconds, tiles_per_second=encoded / max(seconds, 1e-9))
 
 
 def _folder(path: Path, report: WorkerReport) -> Path:
@@ -172,7 +176,7 @@ def _merge(path: Path, name: str, report: WorkerReport, overwrite: bool) -> Buil
     shutil.rmtree(folder, ignore_errors=True)
     done = finished_build(path, name, report.key)
     if done is None:
-        raise GenGeoError(f"another process has replaced {path} meanwhile")
+        raise GenGeoError(f"another process has replaced {path}")
     return done
 
 
@@ -183,15 +187,15 @@ def part_name(number: int) -> str:
 
 @dataclass
 class _Job:
-    """What a worker is doing: opening (no part), or building a part."""
+    """Task of a worker: opening (part None), or building a part."""
 
     actor: Any
     part: int | None = None
 
 
 @dataclass
-class _Crew:
-    """Workers of a cluster, and what each of them does. One that is lost is replaced, and its part given to another."""
+class _Workers:
+    """Workers of a cluster and their tasks. A lost worker is replaced, and its part is assigned to another worker."""
 
     ray: Any
     opener: Opener
@@ -226,7 +230,7 @@ class _Crew:
         return self.expected
 
     def build(self, folder: Path, report: WorkerReport, progress: bool) -> int:
-        """Build every part that is not there yet; the number of tiles that were encoded."""
+        """Build every missing part; returns the number of encoded tiles."""
         from tqdm.auto import tqdm
 
         count = part_count(report.tiles)
@@ -234,11 +238,11 @@ class _Crew:
         done = {n for n in range(count) if _is_finished(folder / part_name(n), Shard(n, count, report.key))}
         waiting, tries, encoded = deque(n for n in range(count) if n not in done), [0] * count, 0
         if done:
-            self.note(f"{len(done)} of {count} parts were finished before")
+            self.note(f"{len(done)} of {count} parts are already finished")
         with tqdm(total=report.tiles, unit="tile", disable=not progress) as bar:
             bar.update(sum(sizes[n] for n in done))
             while len(done) < count:
-                for number in self._hand_out(waiting, folder, count):
+                for number in self._assign(waiting, folder, count):
                     tries[number] += 1
                 for number, found in self._step():
                     if isinstance(found, int):
@@ -246,33 +250,33 @@ class _Crew:
                         encoded += found
                         bar.update(sizes[number])
                     elif tries[number] < MOST_TRIES:
-                        self.note(f"part {number} of {count} was lost ({found}); it is given to another worker")
+                        self.note(f"part {number} of {count} was lost ({found}); it is assigned to another worker")
                         waiting.append(number)
                     else:
                         raise GenGeoError(
-                            f"part {number} of {count} was lost {MOST_TRIES} times, at last: {found}; finished parts "
+                            f"part {number} of {count} was lost {MOST_TRIES} times, last: {found}; finished parts "
                             "are kept: run the command again"
                         )
         return encoded
 
-    def _hand_out(self, waiting: deque[int], folder: Path, count: int) -> list[int]:
-        """Give parts to the workers that have none, and give workers back for which nothing is left."""
-        given = []
+    def _assign(self, waiting: deque[int], folder: Path, count: int) -> list[int]:
+        """Assign parts to idle workers, and stop idle workers if no part is left."""
+        assigned = []
         while waiting and self.idle:
             number, actor = waiting.popleft(), self.idle.pop()
             self.jobs[actor.build.remote(str(folder / part_name(number)), number, count)] = _Job(actor, number)
-            given.append(number)
+            assigned.append(number)
         for actor in self.idle:
             self.ray.kill(actor)
         self.idle.clear()
-        return given
+        return assigned
 
     def _start(self) -> None:
         actor = self.ray.remote(PartWorker).options(scheduling_strategy="SPREAD", **self.needs).remote()
         self.jobs[actor.open.remote(self.opener, self.workers, str(Path.cwd()), str(self.path))] = _Job(actor)
 
     def _step(self) -> Iterator[tuple[int, int | str]]:
-        """Wait for one worker: its part, and the tiles that it encoded or why it was lost."""
+        """Wait for a worker; yields its part, and the number of encoded tiles or the reason for its loss."""
         if not self.jobs:
             self._start()
         ready, _ = self.ray.wait(list(self.jobs), timeout=30.0)
@@ -294,7 +298,7 @@ class _Crew:
                     continue
                 self.failed_starts += 1
                 if self.failed_starts >= MOST_TRIES * self.workers:
-                    raise GenGeoError(f"no worker could be started on Ray, at last: {reason}") from error
+                    raise GenGeoError(f"no worker could be started on Ray, last: {reason}") from error
                 continue
             self.idle.append(job.actor)
             if job.part is None:
@@ -303,10 +307,10 @@ class _Crew:
                 yield job.part, value
 
     def _reason(self, error: Exception) -> str:
-        """Why a worker was lost, in one line.
+        """Reason for the loss of a worker, in one line.
 
         Raises:
-            GenGeoError: It was not lost: it refused its work, and another worker would do the same.
+            GenGeoError: The worker raised it, and so would any other worker.
         """
         cause = getattr(error, "cause", None)
         if isinstance(cause, GenGeoError):
@@ -315,20 +319,20 @@ class _Crew:
         return f"{type(cause or error).__name__}: {cause or (lines[0] if lines else 'no reason given')}"
 
     def _check(self, report: WorkerReport) -> None:
-        """Make sure that a worker sees the model and the imagery that the others see."""
+        """Check that a worker has the same model and imagery as the others."""
         if self.expected is None:
             self.expected = report
             self.note(f"workers: {self.workers}, each computes with {report.computed_by or 'its own encoder'}")
         elif (report.key, report.tiles) != (self.expected.key, self.expected.tiles):
             raise GenGeoError(
-                f"{report.host} and {self.expected.host} see different models or imagery ({report.tiles:,} and "
+                f"{report.host} and {self.expected.host} have different models or imagery ({report.tiles:,} and "
                 f"{self.expected.tiles:,} tiles): paths must name the same files on all machines"
             )
 
 
 def _is_finished(folder: Path, shard: Shard) -> bool:
-    """Whether a part is there, whole, and of this build."""
+    """Whether a part is complete and belongs to this build."""
     try:
         return has_manifest(folder) and read_manifest(folder).shard == shard
-    except GenGeoError:  # the worker says what is wrong with it
+    except GenGeoError:  # the worker reports the error
         return False

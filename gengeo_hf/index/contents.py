@@ -1,4 +1,4 @@
-"""What a manifest says of tiles as a whole: bounds, sizes on the ground, tiles of each source."""
+"""Summaries of tiles for a manifest: bounds, sizes on the ground, tiles of each source."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,15 +11,15 @@ from gengeo_hf.common.geo import metres_per_degree
 from gengeo_hf.index.manifest import Contents, Manifest, Source, TileSize
 
 SIDES = ("west", "south", "east", "north")
-MOST_SOURCES = 1000  # of a segment that are listed; in some tables each tile is a file
+MOST_SOURCES = 1000  # listed sources of a segment; in some tables each tile is a file
 MOST_SIZES = 5
 
 
 def contents_of(tiles: pa.Table) -> Contents:
-    """Bounds, sizes and sources of some tiles.
+    """Compute bounds, sizes and sources of tiles.
 
     Args:
-        tiles: The columns of `TILE_SCHEMA`, at least one row.
+        tiles: Table with the columns of `TILE_SCHEMA` and at least one row.
     """
     lat, lon, *sides = (tiles[name].to_numpy() for name in ("lat", "lon", *SIDES))
     counts = [(item["values"] or "", item["counts"]) for item in pc.value_counts(tiles["source"]).to_pylist()]
@@ -30,12 +30,12 @@ def contents_of(tiles: pa.Table) -> Contents:
 def _box(
     lat: np.ndarray, lon: np.ndarray, west: np.ndarray, south: np.ndarray, east: np.ndarray, north: np.ndarray
 ) -> list[float]:
-    """The smallest box about boxes, and about the centres of tiles whose box is not known."""
+    """Smallest bounds that contain all bounds, and the centres of tiles without bounds."""
     known = np.isfinite(west)
     west, east = np.where(known, west, lon), np.where(known, east, lon)
     south, north = np.where(known, south, lat).min(), np.where(known, north, lat).max()
     start = float(west[0])
-    left = (west - start + 180.0) % 360.0 - 180.0  # of the first tile, so that the date line does not tear the box
+    left = (west - start + 180.0) % 360.0 - 180.0  # relative to the first tile, so that bounds may cross the date line
     right = left + (east - west) % 360.0
     if np.any(known & (east - west >= 360.0)) or right.max() - left.min() >= 360.0:
         return [-180.0, float(south), 180.0, float(north)]
@@ -44,7 +44,7 @@ def _box(
 
 
 def _sizes(west: np.ndarray, south: np.ndarray, east: np.ndarray, north: np.ndarray) -> list[TileSize]:
-    """The most frequent sizes on the ground, in tenths of a metre."""
+    """Most frequent sizes on the ground, rounded to 0.1 m."""
     known = np.isfinite(west)
     if not known.any():
         return []
@@ -61,11 +61,11 @@ def _sizes(west: np.ndarray, south: np.ndarray, east: np.ndarray, north: np.ndar
     ]
 
 
-def summed(manifest: Manifest) -> Manifest:
-    """A manifest whose bounds, tile sizes and sources are those of its segments together.
+def with_totals(manifest: Manifest) -> Manifest:
+    """Return a manifest with bounds, tile sizes and sources computed from its segments.
 
     Args:
-        manifest: Its `sources` tell the rights of sources by name.
+        manifest: Manifest whose `sources` hold the rights of each source.
     """
     parts = [segment.contents for segment in manifest.segments]
     sizes: dict[tuple[float, float], int] = {}
@@ -81,7 +81,7 @@ def summed(manifest: Manifest) -> Manifest:
 
 
 def _union(boxes: Sequence[list[float]]) -> list[float] | None:
-    """The smallest box about some boxes."""
+    """Smallest bounds that contain some bounds."""
     if not boxes:
         return None
     west, south, east, north = (np.array(side) for side in zip(*boxes, strict=True))
@@ -90,7 +90,7 @@ def _union(boxes: Sequence[list[float]]) -> list[float] | None:
 
 
 def _sources(manifest: Manifest, counts: Sequence[dict[str, int]]) -> list[Source]:
-    """Tiles of each source, with the rights that are known of it; the sources with the most tiles first."""
+    """Number of tiles and rights of each source, those with most tiles first."""
     known = {source.name: source for source in manifest.sources}
     total: dict[str, int] = {}
     for name, count in (item for part in counts for item in part.items()):

@@ -1,6 +1,6 @@
-"""Changing an index: new files first, then one new manifest; one writer at a time, across processes.
+"""Edits an index: writes new files, then one new manifest. Only one process edits an index at a time.
 
-Whoever is killed leaves the old version whole, and files that no manifest names; the next edit removes those.
+If a process is killed, the old version stays complete; the next edit removes files that the manifest does not list.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import NEW, atomic_folder, match_modes, real_path, sha256_of, sync
 from gengeo_hf.common.locks import exclusive
 from gengeo_hf.imagery.tile_content import REASONS
-from gengeo_hf.index.contents import contents_of, summed
+from gengeo_hf.index.contents import contents_of, with_totals
 from gengeo_hf.index.manifest import (
     MANIFEST,
     SEGMENT_NAME,
@@ -46,21 +46,21 @@ from gengeo_hf.index.segment import (
 from gengeo_hf.index.version import Version, is_in
 
 LOCK = ".lock"
-CARD = "README.md"  # what the Hub adds when an index is published
-MOST_SEGMENTS = 20  # of more, the edit that makes them merges the smallest
-MERGED_TILES = 20_000  # at most, so that an edit stays cheap; larger segments wait for `compact`
-TOO_MANY_SEGMENTS = 64  # of more, also larger ones are merged
-MOST_DEAD = 0.5  # of a segment; with more it is written anew
-NO_DATA, UNREADABLE = "no data", "unreadable"  # why tiles are left out
-LISTED = frozenset({UNREADABLE, *REASONS})  # reasons whose tiles are listed one by one, and counted from that list
+CARD = "README.md"  # added when an index is published on the Hub
+MOST_SEGMENTS = 20  # an edit merges the smallest segments if there are more
+MERGED_TILES = 20_000  # maximum tiles of such a merge, so that edits stay fast; `compact` merges larger segments
+TOO_MANY_SEGMENTS = 64  # larger segments are merged as well if there are more
+MOST_DEAD = 0.5  # a segment with a larger share of removed tiles is rewritten
+NO_DATA, UNREADABLE = "no data", "unreadable"  # reasons for which tiles are left out
+LISTED = frozenset({UNREADABLE, *REASONS})  # reasons whose tiles are listed one by one
 
 
 class Edit:
-    """An index that is being changed.
+    """An index that is being edited.
 
     Args:
-        path: Its directory.
-        version: What is there.
+        path: Directory of the index.
+        version: Version before the edit.
     """
 
     def __init__(self, path: Path, version: Version) -> None:
@@ -71,21 +71,24 @@ class Edit:
 
     @property
     def manifest(self) -> Manifest:
-        """The version that is being changed."""
+        """Manifest of the version before the edit."""
         return self.version.manifest
 
     def reader(self, record: Segment) -> SegmentReader:
-        """The open segment of a record, with the tombstones that the record names."""
+        """Open segment of a record, with the tombstones of the record."""
         for segment in self.version.segments:
             if segment.record == record:
                 return segment
         return SegmentReader(self.path, record, self.manifest.dim, searchable=False)
 
     def remove(self, mask: Callable[[pa.Table], np.ndarray]) -> int:
-        """Mark tiles as removed; the number of those that were not before.
+        """Mark tiles as removed.
 
         Args:
-            mask: Gives bool (rows,) for a part of the tile table.
+            mask: Function from a table of tiles to bool (rows,), True for tiles to remove.
+
+        Returns:
+            Number of tiles that were not removed before.
         """
         removed, kept = 0, []
         for record in self.segments:
@@ -100,16 +103,16 @@ class Edit:
                 contents = contents_of(segment.tiles.filter(pa.array(~dead)))
                 record = replace(record, tombstones=tombstones, contents=contents)
             elif new:
-                continue  # nothing of it is left
+                continue  # all tiles are removed
             kept.append(record)
         self.segments = kept
         return removed
 
     def take(self, records: Sequence[Segment], source: Path) -> None:
-        """Take segments of another index over, as links to its files where the disk can do that.
+        """Add segments of another index, as hard links to its files if the file system supports them.
 
         Args:
-            records: What the other manifest says of them.
+            records: Records of the segments in the other manifest.
             source: Directory of the other index.
         """
         for record in records:
@@ -124,14 +127,14 @@ class Edit:
             self.segments.append(record)
 
     def merge(self, records: Sequence[Segment]) -> None:
-        """Write the live tiles of some segments as one new one, without the removed ones."""
+        """Merge some segments into a new one, without removed tiles."""
         readers = [self.reader(record) for record in records]
         names = {record.name for record in records}
         merged = write_segment(self.path, merged_rows(readers), self.manifest.dim)
         self.segments = [record for record in self.segments if record.name not in names] + [merged]
 
     def tidy(self) -> None:
-        """Merge what has become too many or too empty, and add the scans that a large index needs."""
+        """Merge segments if there are too many or they have too many removed tiles; add the scans of a large index."""
         for record in [s for s in self.segments if s.deleted > MOST_DEAD * s.tiles]:
             self.merge([record])
         if len(self.segments) > MOST_SEGMENTS:
@@ -145,15 +148,15 @@ class Edit:
         self.add_scans()
 
     def add_scans(self) -> None:
-        """Give every segment the compressed structure that it needs; all share the quantiser of the largest."""
+        """Add compressed structures to the segments that need one; all share the quantiser of the largest segment."""
         total = sum(record.live for record in self.segments)
         for record in sorted(self.segments, key=lambda record: -record.tiles):
             if record.scan is None and needs_scan(record.tiles, total):
-                made = add_scan(self.path, record, self._scan_like(record.tiles))
-                self.segments[self.segments.index(record)] = made
+                scanned = add_scan(self.path, record, self._scan_like(record.tiles))
+                self.segments[self.segments.index(record)] = scanned
 
     def _scan_like(self, tiles: int) -> Path | None:
-        """The compressed structure of the largest segment; None where all are smaller than these tiles."""
+        """Path of the compressed structure of the largest segment; None if all have fewer tiles than `tiles`."""
         scanned = [(record.tiles, record.name, record.scan) for record in self.segments if record.scan]
         known = [one for one in scanned if one[2].factory == KIND and one[0] >= tiles]
         if not known:
@@ -162,19 +165,19 @@ class Edit:
         return self.path / name / scan.files[0]
 
     def commit(self, manifest: Manifest) -> None:
-        """Make the segments, and what was left out, the current version.
+        """Write the manifest of the new version, with the segments and unreadable tiles of this edit.
 
         Args:
-            manifest: The next version in all else.
+            manifest: Other values of the new version.
         """
         version = self.manifest.version + 1
         left_out = self._write_left_out(version)
         new = replace(manifest, version=version, segments=self.segments, left_out=left_out)
         sync(self.path)
-        write_manifest(self.path, summed(new))
+        write_manifest(self.path, with_totals(new))
 
     def _write_left_out(self, version: int) -> LeftOut:
-        """Counts by reason, and the table of unreadable tiles, which is written only where it has changed."""
+        """Count left-out tiles by reason, and write the table of unreadable tiles if it has changed."""
         reasons = {reason: count for reason, count in self.reasons.items() if count and reason not in LISTED}
         for found in pc.value_counts(self.left_out["reason"]).to_pylist():
             reason = found["values"] if found["values"] in REASONS else UNREADABLE
@@ -191,7 +194,7 @@ class Edit:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name where the disk can do that, and copy it otherwise. Files of an index never change."""
+    """Create a hard link if the file system supports it, else a copy. Files of an index never change."""
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
@@ -202,17 +205,20 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def editing(path: str | Path, wait: bool = True) -> Iterator[Edit]:
-    """Hold the index's lock, and clear away what killed edits left, before and after.
+    """Lock an index for an edit, and remove unlisted files of killed edits before and after it.
 
     Args:
-        path: The index's directory.
-        wait: False refuses where another process changes the index.
+        path: Directory of the index.
+        wait: Wait for other edits; False raises an error instead.
+
+    Yields:
+        The edit, whose `commit` writes the new version.
 
     Raises:
-        GenGeoError: Another process changes the index, or it cannot be read or written; it is then as before.
+        GenGeoError: Another process edits the index, or it cannot be read or written; the index is then unchanged.
     """
     path = real_path(path)
-    read_manifest(path)  # before a lock is laid into a directory that is not ours
+    read_manifest(path)  # before a lock file is created in a directory that is not an index
     with exclusive(path / LOCK, wait) as held:
         if not held:
             raise GenGeoError(f"another process is changing {path}; let it finish and try again")
@@ -226,10 +232,10 @@ def editing(path: str | Path, wait: bool = True) -> Iterator[Edit]:
 
 
 def sweep(path: Path) -> None:
-    """Remove segments, tombstones and tables of an index that its manifest does not name."""
+    """Remove segments, tombstones and tables of an index that its manifest does not list."""
     try:
         manifest = read_manifest(path)
-    except GenGeoError:  # nothing is removed by a guess
+    except GenGeoError:  # without a manifest it is unknown which files are unlisted
         return
     named = manifest.checked_files()
     segments = {segment.name for segment in manifest.segments}
@@ -246,7 +252,7 @@ def sweep(path: Path) -> None:
 
 
 def merged_rows(segments: Sequence[SegmentReader]) -> NewRows:
-    """The live rows of some segments, a block at a time."""
+    """Live rows of some segments, read in blocks."""
     blocks = [
         (s, rows[start : start + BLOCK])
         for s in segments
@@ -270,16 +276,16 @@ def merged_rows(segments: Sequence[SegmentReader]) -> NewRows:
 
 
 def compact(path: str | Path) -> tuple[int, int]:
-    """Write all live tiles of an index as one segment and free the room of the removed ones.
+    """Merge all segments of an index into one, and free the disk space of removed tiles.
 
     Args:
-        path: The index's directory.
+        path: Directory of the index.
 
     Returns:
-        Segments before and removed tiles whose room was freed; (1, 0) where there was nothing to do.
+        Number of segments before, and number of removed tiles; (1, 0) if there was nothing to do.
 
     Raises:
-        GenGeoError: Another process changes the index, or the disk is full; it is then as before.
+        GenGeoError: Another process edits the index, or the disk is full; the index is then unchanged.
     """
     with editing(path, wait=False) as edit:
         before, deleted = len(edit.segments), edit.manifest.deleted
@@ -293,18 +299,18 @@ def compact(path: str | Path) -> tuple[int, int]:
 def write_index(
     path: str | Path, rows: NewRows, dim: int, model: Model, sources: Sequence[Source] = (), overwrite: bool = False
 ) -> Manifest:
-    """Write an index of descriptors that are there already.
+    """Write an index of existing descriptors.
 
     Args:
         path: Directory to write.
         rows: Tiles and their descriptors.
-        dim: Length of a descriptor.
-        model: What made them.
-        sources: Rights of the imagery, by the names in the table of tiles.
-        overwrite: Replace an index that is there.
+        dim: Number of values of a descriptor.
+        model: Model of the descriptors.
+        sources: Rights of the imagery; names as in the column `source` of the tiles.
+        overwrite: Replace an existing index.
 
     Raises:
-        GenGeoError: The directory holds something else, or an index while `overwrite` is False, or the disk is full.
+        GenGeoError: The directory holds something else, or an index without `overwrite`; or the disk is full.
     """
     check_output(path, overwrite, whole=True)
     try:
@@ -320,18 +326,18 @@ def write_index(
 
 
 def check_output(path: str | Path, overwrite: bool = False, whole: bool = False) -> Manifest | None:
-    """Whether an index may be written to a directory.
+    """Check that an index may be written to a directory.
 
     Args:
         path: The directory.
-        overwrite: The user has asked for an index there to be replaced.
-        whole: The directory will be replaced, not only the files that the index names: it must hold nothing else.
+        overwrite: Allow to replace an existing index.
+        whole: Whether the whole directory will be replaced; it must then hold no other files.
 
     Returns:
-        The manifest of the index that is there; None for a new or empty directory.
+        Manifest of the existing index; None for a new or empty directory.
 
     Raises:
-        GenGeoError: A file, or a directory that holds anything but an index, or an index while `overwrite` is False.
+        GenGeoError: `path` is a file, holds something other than an index, or holds an index without `overwrite`.
     """
     path = real_path(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
@@ -356,7 +362,7 @@ def check_output(path: str | Path, overwrite: bool = False, whole: bool = False)
 
 
 def _is_leftover(file: Path) -> bool:
-    """Whether a file of an index is what an edit wrote that was killed, or is writing."""
+    """Whether a file belongs to an edit that was killed or is in progress."""
     segment = len(file.parts) == 2 and SEGMENT_NAME.fullmatch(file.parts[0]) is not None
     return segment or file.match("left_out-*.parquet") or file.name.startswith(LOCK) or NEW in file.name
 
@@ -364,7 +370,7 @@ def _is_leftover(file: Path) -> bool:
 def tombstone_mask(
     tile_ids: Sequence[str], area: str | None, bounds: Any | None, source: str | None
 ) -> Callable[[pa.Table], np.ndarray]:
-    """Which tiles of a table a removal means; see `GeoIndex.remove`."""
+    """Return a function that selects the tiles to remove from a table; arguments as in `GeoIndex.remove`."""
 
     def mask(table: pa.Table) -> np.ndarray:
         chosen = is_in(table["tile_id"], tile_ids)

@@ -1,4 +1,4 @@
-"""Tiles to shards of descriptors, with reading ahead of the model."""
+"""Encodes tiles to shards of descriptors; threads read tiles ahead of the model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,38 +25,41 @@ def encode_units(
     readers: int,
     progress: bool,
 ) -> int:
-    """Make every shard that is not there yet; the number of tiles that this process encoded.
+    """Encode every missing shard.
 
     Args:
-        encoder: What encodes.
-        source: What is encoded.
-        work: Where shards are kept.
-        units: Rows of the shards that are wanted.
-        thumbnail_pixels: Side of the pictures for maps; 0 makes none.
-        readers: Threads that read and cut tiles while the model works.
+        encoder: Encoder of the tiles.
+        source: Imagery with the tiles.
+        work: Directory of the shards.
+        units: Rows of each shard.
+        thumbnail_pixels: Side of thumbnails in pixels; 0 makes none.
+        readers: Number of threads that read and crop tiles while the model runs.
         progress: Show a bar with tiles per second.
+
+    Returns:
+        Number of tiles that this process encoded.
     """
     from tqdm.auto import tqdm
 
     encoded = 0
-    whole: set[Path] = set()
+    complete: set[Path] = set()
     with tqdm(total=sum(map(len, units)), desc=f"index {source.name}", unit="tile", disable=not progress) as bar:
-        # The second round waits for shards that another process held in the first one, and takes over if it died.
+        # The second round waits for shards that were locked by other processes, and encodes them if these have ended.
         for wait in (False, True):
             for unit in units:
                 file = work.file(unit)
-                if file in whole:
+                if file in complete:
                     continue
-                if not work.goes_on():
+                if not work.is_active():
                     return encoded
-                with exclusive(file.with_suffix(".lock"), wait) as ours:
-                    if not ours or not work.goes_on():
+                with exclusive(file.with_suffix(".lock"), wait) as is_locked:
+                    if not is_locked or not work.is_active():
                         continue
-                    whole.add(file)
-                    if file.is_file() and work.is_whole(unit):
+                    complete.add(file)
+                    if file.is_file() and work.is_complete(unit):
                         bar.update(len(unit))
                         continue
-                    work.keep(unit, encode_unit(encoder, source, unit, thumbnail_pixels, readers, bar))
+                    work.write(unit, encode_unit(encoder, source, unit, thumbnail_pixels, readers, bar))
                     encoded += len(unit)
     return encoded
 
@@ -64,17 +67,20 @@ def encode_units(
 def encode_unit(
     encoder: EncoderProtocol, source: TileSource, unit: range, thumbnail_pixels: int, readers: int, bar: Any
 ) -> pa.Table:
-    """Read and encode the tiles of one shard, in batches: `SHARD_SCHEMA`.
+    """Read and encode the tiles of one shard in batches.
 
     Args:
-        encoder: What encodes.
-        source: What is encoded.
+        encoder: Encoder of the tiles.
+        source: Imagery with the tiles.
         unit: Rows of the source.
-        thumbnail_pixels: Side of the pictures for maps; 0 makes none.
-        readers: Threads that read.
-        bar: Has `update`.
+        thumbnail_pixels: Side of thumbnails in pixels; 0 makes none.
+        readers: Number of threads that read tiles.
+        bar: Progress bar with the method `update`.
+
+    Returns:
+        Table with the columns of `SHARD_SCHEMA`.
     """
-    lines: list[tuple[int, str, bytes | None, bytes | None]] = []
+    records: list[tuple[int, str, bytes | None, bytes | None]] = []
     batches = encode_rows(
         lambda row: read_tile(source, row),
         lambda images, _: encoder.encode(images, view="aerial"),
@@ -88,8 +94,8 @@ def encode_unit(
         for row, image, descriptor in zip(batch.rows, batch.images, batch.descriptors, strict=True):
             small = thumbnail(image, thumbnail_pixels) if thumbnail_pixels else b""
             state = PARTLY_EMPTY if getattr(image, "info", {}).get(NO_DATA_SHARE) else ""
-            lines.append((row, state, descriptor.astype(np.float16).tobytes(), small))
-        lines += [(row, str(error or "no data"), None, None) for row, error in batch.unreadable.items()]
+            records.append((row, state, descriptor.astype(np.float16).tobytes(), small))
+        records += [(row, str(error or "no data"), None, None) for row, error in batch.unreadable.items()]
         bar.update(len(batch.rows) + len(batch.unreadable))
-    columns = dict(zip(SHARD_SCHEMA.names, zip(*sorted(lines), strict=True), strict=True))
+    columns = dict(zip(SHARD_SCHEMA.names, zip(*sorted(records), strict=True), strict=True))
     return pa.table({name: list(values) for name, values in columns.items()}, schema=SHARD_SCHEMA)

@@ -1,6 +1,6 @@
-"""Tiles for a GIS: their boxes as GeoJSON (RFC 7946), GeoParquet 1.1 or GeoPackage 1.3, written a block at a time.
+"""Exports the bounds of tiles as GeoJSON (RFC 7946), GeoParquet 1.1 or GeoPackage 1.3, in blocks.
 
-Boxes across the date line become two parts; tiles whose box is not known become points. WGS84, longitude first.
+Bounds across the date line become two polygons; tiles without bounds become points. WGS84, longitude first.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_file
 from gengeo_hf.index.index import GeoIndex
 
-ROWS = 65_536  # at a time
+ROWS = 65_536  # rows of a block
 COLUMNS = ("tile_id", "area", "source")
 SUFFIXES = (".geojson", ".parquet", ".gpkg")
 _POLYGON = np.dtype([("order", "u1"), ("kind", "<u4"), ("rings", "<u4"), ("points", "<u4"), ("ring", "<f8", (5, 2))])
@@ -30,18 +30,18 @@ _WGS84 = (
 
 
 def export_tiles(index: GeoIndex, path: str | Path, kind: str | None = None) -> int:
-    """Write the boxes of all tiles.
+    """Write the bounds of all tiles.
 
     Args:
         index: The index.
         path: File to write; `-` is stdout.
-        kind: ".geojson", ".parquet" or ".gpkg"; None takes the suffix of `path`, and GeoJSON for a stream.
+        kind: ".geojson", ".parquet" or ".gpkg"; None takes the suffix of `path`, and GeoJSON for stdout.
 
     Returns:
-        How many tiles were written.
+        Number of written tiles.
 
     Raises:
-        GenGeoError: Another suffix.
+        GenGeoError: The suffix is not supported.
     """
     kind = kind or (".geojson" if str(path) == "-" else Path(path).suffix.lower())
     writers = {".geojson": _write_geojson, ".json": _write_geojson, ".parquet": _write_parquet, ".gpkg": _write_gpkg}
@@ -53,7 +53,7 @@ def export_tiles(index: GeoIndex, path: str | Path, kind: str | None = None) -> 
 
 
 def geojson_lines(index: GeoIndex) -> Iterator[str]:
-    """The GeoJSON of all tiles in pieces, one line for each feature."""
+    """Yield the GeoJSON of all tiles, one line for each feature."""
     yield '{"type": "FeatureCollection", "features": [\n'
     separator = ""
     for batch in _batches(index):
@@ -68,7 +68,7 @@ def geojson_lines(index: GeoIndex) -> Iterator[str]:
 
 
 def _batches(index: GeoIndex) -> Iterator[pa.Table]:
-    """Live tiles, at most `ROWS` at a time."""
+    """Yield live tiles in blocks of at most `ROWS` rows."""
     for segment in index.segments:
         for start in range(0, segment.record.tiles, ROWS):
             batch = segment.tiles.slice(start, ROWS)
@@ -79,19 +79,19 @@ def _batches(index: GeoIndex) -> Iterator[pa.Table]:
 
 
 def _sides(batch: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """West, south, east, north (rows, 4), NaN where no box is known, and centres (rows, 2), longitude first."""
+    """Bounds (rows, 4) as west, south, east, north, NaN if unknown; centres (rows, 2), longitude first."""
     boxes = np.stack([batch[side].to_numpy() for side in ("west", "south", "east", "north")], axis=1)
     return boxes, np.stack([batch["lon"].to_numpy(), batch["lat"].to_numpy()], axis=1)
 
 
 def _ring(west: float, south: float, east: float, north: float) -> list[list[float]]:
-    """A box as a closed ring, counter-clockwise."""
+    """Closed counter-clockwise ring of bounds."""
     corners = ((west, south), (east, south), (east, north), (west, north), (west, south))
     return [[round(lon, 7), round(lat, 7)] for lon, lat in corners]
 
 
 def _parts(box: list[float]) -> list[tuple[float, float, float, float]]:
-    """A box in one or two parts that do not cross the date line."""
+    """Split bounds into one or two parts that do not cross the date line."""
     west, south, east, north = box
     if west <= east:
         return [(west, south, east, north)]
@@ -99,7 +99,7 @@ def _parts(box: list[float]) -> list[tuple[float, float, float, float]]:
 
 
 def _geometry(box: list[float], centre: list[float]) -> dict[str, Any]:
-    if box[0] != box[0]:  # not known
+    if box[0] != box[0]:  # NaN: no bounds
         return {"type": "Point", "coordinates": centre}
     rings = [[_ring(*part)] for part in _parts(box)]
     if len(rings) == 1:
@@ -113,7 +113,7 @@ def _write_geojson(index: GeoIndex, path: Path) -> None:
 
 
 def _wkb(boxes: np.ndarray, centres: np.ndarray) -> list[bytes]:
-    """Geometries as well-known binary, little-endian."""
+    """Encode geometries as little-endian well-known binary."""
     west, south, east, north = boxes.T
     shapes = np.zeros(len(boxes), _POLYGON)
     shapes["order"], shapes["kind"], shapes["rings"], shapes["points"] = 1, 3, 1, 5
@@ -163,7 +163,7 @@ def _write_gpkg(index: GeoIndex, path: Path) -> None:
         ]
         file.executemany("INSERT INTO gpkg_spatial_ref_sys VALUES (?, ?, ?, ?, ?, NULL)", systems)
         west, south, east, north = index.manifest.bounds or [0.0] * 4
-        if west > east:  # GeoPackage knows no box across the date line
+        if west > east:  # GeoPackage has no bounds across the date line
             west, east = -180.0, 180.0
         file.execute(
             "INSERT INTO gpkg_contents (table_name, data_type, identifier, description, min_x, min_y, max_x, max_y, "

@@ -1,7 +1,7 @@
-"""Search of an index that holds each cell in several ground sizes: the scores of a cell's tiles are fused.
+"""Searches an index with tiles of several ground sizes, and fuses the scores of tiles with the same centre.
 
-A cell is all tiles with one centre. Its score is the mean of the cosines of its tiles, or the highest of them. Cells
-whose tiles are among the best single ones are scored exactly from all of their tiles.
+A cell is the set of tiles with one centre. Its score is the mean or the maximum of the cosines of its tiles. Cells with
+a tile among the best single tiles are scored exactly from all of their tiles.
 """
 
 from typing import TYPE_CHECKING
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from gengeo_hf.index.version import Version
 
 FUSIONS = ("mean", "max")
-DEPTH = 8  # single tiles that are looked at for each cell that is asked for and each of its sizes
+DEPTH = 8  # single tiles that are searched for each requested cell and each ground size
 LEAST_DEPTH = 256
 
 
 def check_fusion(name: str) -> str:
-    """The name of a way to fuse scores.
+    """Return the name of a fusion if it exists.
 
     Raises:
-        GenGeoError: It is unknown.
+        GenGeoError: The name is unknown.
     """
     if name not in FUSIONS:
         raise GenGeoError(f"unknown fusion {name!r}: expected {' or '.join(FUSIONS)}")
@@ -34,7 +34,7 @@ class CellSearch:
     """Fused search over one version of an index.
 
     Args:
-        version: An open version.
+        version: Open version of an index.
         fusion: "mean" or "max".
     """
 
@@ -49,7 +49,7 @@ class CellSearch:
             sides.append(np.nan_to_num(tiles["north"].to_numpy() - tiles["south"].to_numpy(), nan=np.inf))
         row, centre, side = (np.concatenate(parts) for parts in (rows, centres, sides))
         cells = np.unique(centre, axis=0, return_inverse=True)[1].ravel()
-        order = np.lexsort((side, cells))  # a cell's tiles stand together, the smallest first
+        order = np.lexsort((side, cells))  # tiles of a cell are adjacent, the smallest first
         self._rows = row[order]
         self._first = np.concatenate([[0], np.flatnonzero(np.diff(cells[order])) + 1, [len(order)]])
         self._cell_of = np.full(int(version.bases[-1]), -1, np.int64)
@@ -57,16 +57,16 @@ class CellSearch:
         self._sizes = int(np.diff(self._first).max()) if len(order) else 1
 
     def search(self, queries: np.ndarray, k: int, area: "Area | None" = None) -> tuple[np.ndarray, np.ndarray]:
-        """Best cells of each query.
+        """Find the best cells of each query.
 
         Args:
             queries: float32 (queries, dim), unit length.
-            k: Cells for each query, at most.
-            area: Where their centres must lie.
+            k: Maximum number of cells for each query.
+            area: Area in which the centres of cells must lie; None searches everywhere.
 
         Returns:
             Fused scores, float32 (queries, cells), best first, and the row of each cell's smallest tile, int64; -1
-            where there are fewer cells.
+            if there are fewer cells.
         """
         depth = max(LEAST_DEPTH, DEPTH * k) * self._sizes
         _, found = self._version.search(queries, depth, area)
@@ -81,7 +81,7 @@ class CellSearch:
         return scores, rows
 
     def _fused(self, query: np.ndarray, cells: np.ndarray) -> np.ndarray:
-        """Scores of cells from all of their tiles, (cells,)."""
+        """Scores of cells from all of their tiles, float32 (cells,)."""
         counts = self._first[cells + 1] - self._first[cells]
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
         inside = np.arange(int(counts.sum())) - np.repeat(starts, counts)

@@ -1,4 +1,4 @@
-"""What a search finds: one tile with its position, its score and the rights of its imagery."""
+"""`Hit`: one tile of a search result, with position, score and rights of its imagery."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from gengeo_hf.index.version import Version
 
 @dataclass(frozen=True)
 class Hit:
-    """One tile that was found: where it is, how alike it is (cosine, -1 to 1), and the rights of its imagery."""
+    """A tile of a search result; `score` is the cosine, -1 to 1, positions and bounds are in degrees."""
 
     tile_id: str
     score: float
@@ -27,27 +27,27 @@ class Hit:
 
 
 def finite_queries(descriptors: np.ndarray) -> np.ndarray:
-    """Queries as searches want them: contiguous float32 (queries, dim).
+    """Convert descriptors to queries: contiguous float32 (queries, dim).
 
     Args:
         descriptors: (queries, dim) or (dim,).
 
     Raises:
-        GenGeoError: Values are not finite.
+        GenGeoError: A value is not finite.
     """
     queries = np.ascontiguousarray(np.atleast_2d(descriptors), dtype=np.float32)
     if not np.isfinite(queries).all():
-        raise GenGeoError("a query descriptor holds NaN or infinity: the model's weights or its input are broken")
+        raise GenGeoError("a query descriptor holds NaN or infinity: check the weights and the input of the model")
     return queries
 
 
-def hit_of(version: Version, row: int, score: float) -> Hit:
-    """The tile of a row, as found with a score.
+def make_hit(version: Version, row: int, score: float) -> Hit:
+    """Create the hit of a row.
 
     Args:
-        version: That was searched.
-        row: Numbered through all segments.
-        score: Cosine.
+        version: Searched version of the index.
+        row: Row, counted through all segments.
+        score: Cosine of query and tile.
     """
     segment, row = version.locate(row)
     tiles = segment.tiles.slice(row, 1)

@@ -1,4 +1,4 @@
-"""The gallery that photos are compared with: built once, edited in place, searched from any number of threads."""
+"""`GeoIndex`: an index of aerial tiles that can be built, edited in place, and searched from several threads."""
 
 import contextlib
 from collections.abc import Sequence
@@ -20,23 +20,23 @@ from gengeo_hf.imagery.tiles import TileSource
 from gengeo_hf.index import edit
 from gengeo_hf.index.build import build_index, joined_left_out
 from gengeo_hf.index.card import index_card
-from gengeo_hf.index.hits import Hit, finite_queries, hit_of
+from gengeo_hf.index.hits import Hit, finite_queries, make_hit
 from gengeo_hf.index.manifest import MANIFEST, Manifest, Source, read_manifest
 from gengeo_hf.index.search import BLOCK
 from gengeo_hf.index.segment import SegmentReader, check_files
 from gengeo_hf.index.summary import summary
 from gengeo_hf.index.version import Version, is_in, open_version
 
-PUBLISHED = ("segment-*/*", "left_out-*.parquet")  # files of an earlier upload that a new one replaces
+PUBLISHED = ("segment-*/*", "left_out-*.parquet")  # files of an earlier upload that a new upload replaces
 
 if TYPE_CHECKING:
     from gengeo_hf.common.schema import CrossViewDataset
 
 
 class GeoIndex:
-    """Descriptors of aerial tiles with their positions, as a directory of segments.
+    """Descriptors and positions of aerial tiles in a directory of segments.
 
-    An object keeps the version that it opened, whatever other processes write; `reload` takes a newer one.
+    An object keeps the version that it has opened, even if other processes write a new one; `reload` opens the newest.
 
     Example:
         >>> index = GeoIndex.load("city.gengeo")
@@ -58,13 +58,13 @@ class GeoIndex:
         """Encode imagery into a new index; an interrupted build continues where it stopped.
 
         Args:
-            encoder: The model that will also encode the photos.
-            imagery: A `TileSource` (see `open_imagery`), or a `CrossViewDataset` whose gallery is taken.
+            encoder: Encoder of the model that will also encode the photos.
+            imagery: `TileSource` (see `open_imagery`), or a `CrossViewDataset` whose gallery is indexed.
             path: Directory of the index.
-            options: See `gengeo_hf.index.build.build_index`; `overwrite=True` replaces an index that is there.
+            options: Arguments of `gengeo_hf.index.build.build_index`; `overwrite=True` replaces an existing index.
 
         Raises:
-            GenGeoError: No tile could be read, or the directory holds something else, or an index of other imagery.
+            GenGeoError: No tile could be read, or the directory holds something else or an index of other imagery.
         """
         build_index(encoder, imagery, path, **options)
         return cls.load(path)
@@ -74,11 +74,11 @@ class GeoIndex:
         """Open an index.
 
         Args:
-            path: Its directory.
-            verify: Compare the SHA-256 of every file (2 GB take some seconds); False compares sizes only.
+            path: Directory of the index.
+            verify: Compare the SHA-256 of every file (2 GB take some seconds); False compares only sizes.
 
         Raises:
-            GenGeoError: Not an index, damaged, or of another format version.
+            GenGeoError: The directory is not an index, is damaged, or has another format version.
         """
         return cls(Path(path), open_version(path, verify))
 
@@ -86,16 +86,16 @@ class GeoIndex:
     def from_pretrained(
         cls, name: str | Path, *, revision: str | None = None, token: str | None = None, verify: bool = True
     ) -> "GeoIndex":
-        """Open an index in a directory, or a published one, which is fetched into the cache of the Hub first.
+        """Open an index in a directory, or download a published index to the cache of the Hub.
 
         Args:
             name: Directory, or `organisation/name` of a data set repository.
             revision: Branch, tag or commit of the repository.
-            token: Of the Hub; None takes the stored one.
-            verify: See `load`.
+            token: Token of the Hub; None takes the stored one.
+            verify: As in `load`.
 
         Raises:
-            GenGeoError: There is no such index, the Hub refuses, or what it holds is damaged.
+            GenGeoError: There is no such index, the Hub refuses the download, or the index is damaged.
         """
         if Path(name).exists():
             return cls.load(name, verify)
@@ -107,15 +107,14 @@ class GeoIndex:
         return cls.load(folder, verify)
 
     def save_pretrained(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a copy of the version in use: a directory that can be published as it is.
+        """Copy the version in use to a directory that can be published.
 
         Args:
             path: Directory to write.
-            overwrite: Replace an index that is there.
+            overwrite: Replace an existing index.
 
         Raises:
-            GenGeoError: The directory holds something else, or an index while `overwrite` is False, or the disk is
-                full.
+            GenGeoError: The directory holds something else, or an index without `overwrite`; or the disk is full.
         """
         edit.check_output(path, overwrite, whole=True)
         manifest = read_manifest(self.path)
@@ -129,18 +128,18 @@ class GeoIndex:
         return Path(path)
 
     def push_to_hub(self, repository: str, *, private: bool = False, token: str | None = None) -> str:
-        """Publish the version in use as a data set repository: one commit, tried again when the network fails.
+        """Publish the version in use as a data set repository, in one commit; network errors are retried.
 
         Args:
-            repository: `organisation/name`; it is made if it does not exist.
-            private: Of a repository that is made.
-            token: Of the Hub; None takes the stored one, or that of the variable HF_TOKEN.
+            repository: `organisation/name`; the repository is created if it does not exist.
+            private: Whether a new repository is private.
+            token: Token of the Hub; None takes the stored one, or that of the variable HF_TOKEN.
 
         Returns:
-            The address of the commit.
+            Address of the commit.
 
         Raises:
-            GenGeoError: The Hub refuses, or the name is not valid for a repository.
+            GenGeoError: The Hub refuses the upload, or the name is not valid.
         """
         content: dict[str, Path | bytes] = {"README.md": index_card(repository, self).encode(), **self.files()}
         message = "Add the index"
@@ -148,28 +147,28 @@ class GeoIndex:
 
     @property
     def segments(self) -> Sequence[SegmentReader]:
-        """The open segments of the version in use, to read all tiles in bounded memory."""
+        """Open segments of the version in use, to read all tiles in bounded memory."""
         return self._version.segments
 
     def files(self) -> dict[str, Path]:
-        """All files of the version in use by their path in a repository, the manifest last."""
+        """Files of the version in use, by their path in a repository; the manifest is last."""
         return {name: self.path / name for name in [*self.manifest.checked_files(), MANIFEST]}
 
     def reload(self, verify: bool = False) -> "GeoIndex":
-        """Use the newest version from the next search on; searches that run keep theirs.
+        """Open the newest version for the following searches; running searches keep their version.
 
         Args:
-            verify: See `load`.
+            verify: As in `load`.
 
         Raises:
-            GenGeoError: It is missing or damaged; the old one stays in use.
+            GenGeoError: The newest version is missing or damaged; the old one stays in use.
         """
         self._use(open_version(self.path, verify))
         return self
 
     @property
     def is_outdated(self) -> bool:
-        """True when another version lies in the directory."""
+        """Whether the directory holds another version than that in use."""
         try:
             return read_manifest(self.path) != self.manifest
         except GenGeoError:
@@ -177,29 +176,29 @@ class GeoIndex:
 
     @property
     def manifest(self) -> Manifest:
-        """What manifest.json says of the version in use: model, segments, sources, bounds, history."""
+        """Manifest of the version in use: model, segments, sources, bounds, history."""
         return self._version.manifest
 
     @property
     def tiles(self) -> pa.Table:
-        """The table of all tiles (`TILE_SCHEMA`), one row for each descriptor."""
+        """Table of all tiles (`TILE_SCHEMA`), one row for each descriptor."""
         if self._tiles is None:
             self._tiles = self._version.tiles()
         return self._tiles
 
     @property
     def descriptors(self) -> np.ndarray:
-        """Unit vectors, float16 (tiles, dim), in the order of `tiles`; copied where there are several segments."""
+        """Unit vectors, float16 (tiles, dim), in the order of `tiles`; a copy if there are several segments."""
         return self._version.descriptors()
 
     def __len__(self) -> int:
         return self.manifest.tiles
 
     def check_model(self, encoder: EncoderProtocol) -> None:
-        """Refuse an encoder whose descriptors must not be compared with those of the index.
+        """Check that descriptors of an encoder can be compared with those of the index.
 
         Raises:
-            GenGeoError: Another model or another preprocessing made this index.
+            GenGeoError: The index was made with another model or preprocessing.
         """
         made_by = self.manifest.model
         if made_by.fingerprint != encoder.fingerprint:
@@ -223,53 +222,58 @@ class GeoIndex:
         *,
         fused: bool = True,
     ) -> list[list[Hit]]:
-        """Best tiles for each query; of an index with several ground sizes the best cells, by their smallest tile.
+        """Find the best tiles for each query.
+
+        In an index with several ground sizes, the hits are the smallest tiles of the best cells.
 
         Args:
             descriptors: float32 (queries, dim) or (dim,), unit length.
-            k: How many tiles at most.
-            near: Only tiles within (lat, lon, radius in metres), or with their centre in an area; they are scored
-                exactly.
-            fused: False searches for single tiles where cells have tiles of several ground sizes.
+            k: Maximum number of tiles for each query.
+            near: Search only tiles within (lat, lon, radius in metres), or with their centre in an area; they are
+                scored exactly.
+            fused: False searches single tiles in an index with several ground sizes.
 
         Returns:
-            For each query its hits, best first; none where the index or the prior's circle is empty.
+            Hits of each query, best first; empty if no tile lies in the searched area.
 
         Raises:
-            GenGeoError: Another dimension, or values that are not finite.
+            GenGeoError: The descriptors have another dimension, or values that are not finite.
         """
         version = self._version
         queries, dim = finite_queries(descriptors), version.manifest.dim
         if queries.ndim != 2 or queries.shape[1] != dim:
             raise GenGeoError(f"the index holds descriptors of {dim} dimensions, the query has shape {queries.shape}")
         if k < 1:
-            raise GenGeoError(f"at least one tile must be asked for, found k={k}")
+            raise GenGeoError(f"k must be at least 1, found {k}")
         area = near if isinstance(near, Area) or near is None else Area.from_near(check_near(near))
         cells = version.cells if fused else None
         scores, rows = (version if cells is None else cells).search(queries, k, area)
         return [
-            [hit_of(version, int(row), float(score)) for score, row in zip(s, r, strict=True) if row >= 0]
+            [make_hit(version, int(row), float(score)) for score, row in zip(s, r, strict=True) if row >= 0]
             for s, r in zip(scores, rows, strict=True)
         ]
 
     def source_of(self, name: str) -> Source:
-        """The rights of imagery by its name; those that all sources share where the name is not listed."""
+        """Rights of a source by name; if it is not listed, those that all sources have in common."""
         return self._version.source_of(name)
 
     def thumbnails(self, tile_ids: Sequence[str]) -> dict[str, bytes]:
-        """Small JPEGs of tiles, where the index keeps them."""
+        """Small JPEGs of tiles by id, as far as the index has them."""
         return self._version.thumbnails(tile_ids)
 
     @property
     def left_out(self) -> pa.Table:
-        """Tiles that could not be read: the columns of `tiles`, and `reason`."""
+        """Table of tiles that could not be read, with the columns of `tiles` and `reason`."""
         return self._version.left_out
 
     def verify(self) -> str:
-        """Check every byte against the manifest and every vector for its length; a line that says what was checked.
+        """Check the SHA-256 of every file and the norm of every vector.
+
+        Returns:
+            One line with the number of checked tiles and files.
 
         Raises:
-            GenGeoError: Something is damaged.
+            GenGeoError: A file or a vector is damaged.
         """
         version = Version(self.path)
         files = version.manifest.checked_files()
@@ -285,23 +289,23 @@ class GeoIndex:
                     )
             done += segment.record.tiles
         removed = f", {version.manifest.deleted:,} of them removed" if version.manifest.deleted else ""
-        return f"{self.path}: {done:,} tiles{removed}, {len(files)} files, all as the manifest says"
+        return f"{self.path}: {done:,} tiles{removed}, {len(files)} files, all match the manifest"
 
     def add(self, encoder: EncoderProtocol, imagery: "TileSource | CrossViewDataset | GeoIndex", **options: Any) -> int:
-        """Add imagery as a new segment; tiles whose id is there already are replaced.
+        """Add imagery as a new segment; tiles with the same ids are replaced.
 
         Processes that add to the same index wait for one another.
 
         Args:
-            encoder: The model of the index.
-            imagery: As `build`, or another index of the same model.
-            options: As `build`.
+            encoder: Encoder of the model of the index.
+            imagery: As in `build`, or another index of the same model.
+            options: As in `build`.
 
         Returns:
-            The number of tiles now in the index.
+            Number of tiles in the index.
 
         Raises:
-            GenGeoError: Another model, or unreadable imagery; the index is then as before.
+            GenGeoError: The model is another one, or the imagery cannot be read; the index is then unchanged.
         """
         self.check_model(encoder)
         if isinstance(imagery, GeoIndex):
@@ -313,7 +317,7 @@ class GeoIndex:
         return len(self)
 
     def _join(self, other: "GeoIndex") -> None:
-        """Take over all segments of another index."""
+        """Add all segments of another index."""
         with self._editing() as change:
             ids = other.tiles["tile_id"]
             change.remove(lambda table: is_in(table["tile_id"], ids))
@@ -340,22 +344,21 @@ class GeoIndex:
         bounds: Bounds | None = None,
         source: str | None = None,
     ) -> int:
-        """Remove tiles by id, by area, by where their centre lies, or by the file that they came from.
+        """Remove the tiles that match any of the arguments, also from the table of unreadable tiles.
 
-        What the index tells of unreadable tiles goes with them. Where nothing matches, no file is touched. The room of
-        removed tiles is freed by `compact`.
+        Without a match no file is changed. `compact` frees the disk space of removed tiles.
 
         Args:
-            tile_ids: Ids.
+            tile_ids: Ids of tiles.
             area: Name of an area.
-            bounds: Box that the centre lies in.
-            source: Name of a source, as the table of tiles has it.
+            bounds: Bounds that contain the centre of a tile.
+            source: Name of a source in the table of tiles.
 
         Returns:
-            The number of tiles that were removed.
+            Number of removed tiles.
 
         Raises:
-            GenGeoError: The index cannot be read or written; it is then as before.
+            GenGeoError: The index cannot be read or written; it is then unchanged.
         """
         mask = edit.tombstone_mask(tile_ids, area, bounds, source)
         with self._editing() as change:
@@ -366,24 +369,24 @@ class GeoIndex:
                     change.left_out = change.left_out.filter(pa.array(~gone))
                 change.tidy()
                 details = {"tiles": removed, "area": area, "bounds": list(bounds) if bounds else None, "source": source}
-                manifest = replace(change.manifest, work=[], shard=None)  # the same command would have work to do
+                manifest = replace(change.manifest, work=[], shard=None)  # the same build command must run again
                 change.commit(manifest.with_event("removed", **details))
         return removed
 
     def compact(self) -> tuple[int, int]:
-        """Write all tiles as one segment and free the room of removed ones; see `gengeo_hf.index.edit.compact`."""
+        """Merge all segments and free the disk space of removed tiles; see `gengeo_hf.index.edit.compact`."""
         done = edit.compact(self.path)
         self._use(open_version(self.path, verify=False))
         return done
 
     @contextlib.contextmanager
     def _editing(self) -> Any:
-        """Change the newest version, then use it."""
+        """Edit the newest version, then open the result."""
         with edit.editing(self.path) as change:
             yield change
         if change.manifest.version + 1 == read_manifest(self.path).version or self.is_outdated:
             self._use(open_version(self.path, verify=False))
 
     def report(self) -> str:
-        """What the index holds and how it was made, for people."""
+        """Format content and history of the index for a terminal."""
         return summary(real_path(self.path).name, self.manifest, self.left_out)

@@ -1,16 +1,16 @@
-"""What the manifest of an index says, and how it is read and written.
+"""Manifest of an index: fields, reading and writing.
 
-    index/manifest.json                    names everything below with its SHA-256; written last
+    index/manifest.json                    lists all files below with their SHA-256; written last
     index/segment-<id>/descriptors.npy     float16 (tiles, dim), memory-mapped
     index/segment-<id>/tiles.arrow         one row for each descriptor (`SEGMENT_SCHEMA`), memory-mapped
-    index/segment-<id>/blocks.npy          where each 256 rows lie: centre and radius on the unit sphere
+    index/segment-<id>/blocks.npy          bounding sphere of each 256 rows: centre and radius on the unit sphere
     index/segment-<id>/scan-<n>.faiss      compressed search structure of large segments
     index/segment-<id>/thumbnails.parquet  small JPEGs for maps
     index/segment-<id>/deleted-<v>.npy     tombstones: one bit for each row, 1 for a removed tile
-    index/left_out-<v>.parquet             tiles that could not be read, and why
+    index/left_out-<v>.parquet             tiles that could not be read, with the reason
 
-Files are written once and never changed. An edit adds files and replaces the manifest in one step; files that no
-manifest names are removed by the next edit.
+Files are written once and never changed. An edit adds files and replaces the manifest atomically; the next edit removes
+files that the manifest does not list.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ MANIFEST = "manifest.json"
 DESCRIPTORS, TILES, BLOCKS, THUMBNAILS = "descriptors.npy", "tiles.arrow", "blocks.npy", "thumbnails.parquet"
 SEGMENT_NAME = re.compile(r"segment-[0-9a-f]{12}")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-MOST_DIMENSIONS = 1_000_000  # of a descriptor; DINOv2-SALAD has 8,448
-EVENTS = 20  # of the history that are kept, beside the first
+MOST_DIMENSIONS = 1_000_000  # maximum of `dim`; DINOv2-SALAD has 8,448
+EVENTS = 20  # stored events of the history, in addition to the first
 REMEDY = "copy the index again or make it again"
 
 
@@ -53,14 +53,14 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Scan:
-    """The compressed search structure of a segment, and what it was measured to lose against exact search.
+    """Compressed search structure of a segment, and its measured recall against exact search.
 
     Args:
-        factory: What FAISS calls it.
-        files: The segment's files that hold it, in the order of the rows.
-        depth: Tiles that are scored a second time, exactly, for ten that are asked for.
-        samples: Made-up queries of the measurement.
-        recall_at_1, recall_at_10: Share of the exact answer that was found.
+        factory: Kind of the structure.
+        files: Files of the structure in the segment, in the order of the rows.
+        depth: Number of tiles that are scored exactly for ten requested tiles.
+        samples: Number of synthetic queries of the measurement.
+        recall_at_1, recall_at_10: Share of the exact result that was found.
     """
 
     factory: str
@@ -76,7 +76,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Tombstones:
-    """Which rows of a segment were removed."""
+    """File that marks the removed rows of a segment."""
 
     file: str
     count: int
@@ -90,7 +90,7 @@ class Tombstones:
 
 @dataclass(frozen=True)
 class TileSize:
-    """How many tiles have which size on the ground, in metres."""
+    """Number of tiles with a size on the ground, in metres."""
 
     width_m: float
     height_m: float
@@ -99,12 +99,12 @@ class TileSize:
 
 @dataclass(frozen=True)
 class Contents:
-    """What the live tiles of a segment are.
+    """Summary of the live tiles of a segment.
 
     Args:
         bounds: West, south, east, north in degrees; west > east across the date line.
-        tile_sizes: The most frequent ones.
-        sources: Tiles of each source, by its name.
+        tile_sizes: Most frequent sizes.
+        sources: Number of tiles by name of the source.
     """
 
     bounds: list[float]
@@ -117,7 +117,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Segment:
-    """One part of an index: files that were written together and never change."""
+    """A part of an index: files that were written together and never change."""
 
     name: str
     tiles: int
@@ -137,16 +137,16 @@ class Segment:
 
     @property
     def deleted(self) -> int:
-        """Rows that were removed."""
+        """Number of removed rows."""
         return self.tombstones.count if self.tombstones else 0
 
     @property
     def live(self) -> int:
-        """Rows that can be found."""
+        """Number of rows that are not removed."""
         return self.tiles - self.deleted
 
     def checked_files(self) -> dict[str, FileRecord]:
-        """All files with their records, by their path inside the index."""
+        """Records of all files, by their path in the index."""
         found = {f"{self.name}/{name}": record for name, record in self.files.items()}
         if self.tombstones:
             record = FileRecord(self.tombstones.bytes, self.tombstones.sha256)
@@ -156,15 +156,15 @@ class Segment:
 
 @dataclass(frozen=True)
 class Model:
-    """The model whose descriptors these are.
+    """The model of the descriptors.
 
     Args:
-        fingerprint: Hash of weights and preprocessing; what is compared.
-        name: What a person calls it.
-        truncate_dim: Length to which descriptors were shortened; None for whole ones.
-        computed_by: Backend and precision, for people.
-        centering: "gallery" or "photos" where `Manifest.means` were subtracted; None for plain descriptors.
-        flip: Whether descriptors hold those of the mirror images too.
+        fingerprint: SHA-256 of weights and preprocessing, which is compared with that of an encoder.
+        name: Name for display.
+        truncate_dim: Number of values to which descriptors were truncated; None if they were not.
+        computed_by: Backend and precision, for display.
+        centering: "gallery" or "photos" if `Manifest.means` were subtracted; None if not.
+        flip: Whether descriptors include those of the mirror images.
     """
 
     fingerprint: str
@@ -177,7 +177,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Source:
-    """Imagery that tiles came from, and its rights."""
+    """A source of tiles, with the rights of its imagery."""
 
     name: str
     tiles: int = 0
@@ -189,12 +189,12 @@ class Source:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Tiles of the imagery that are not in the index: how many for which reason, and where unreadable ones are listed.
+    """Tiles of the imagery that are not in the index.
 
     Args:
-        reasons: Tiles for each reason.
-        file: Table of those that could not be read; "" where there is none.
-        bytes, sha256: Of the file.
+        reasons: Number of tiles by reason.
+        file: Table of the tiles that could not be read; "" if there is none.
+        bytes, sha256: Size and SHA-256 of the file.
     """
 
     reasons: dict[str, int] = field(default_factory=dict)
@@ -208,7 +208,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of a divided build this index is: part `number` of `count`, counted from 0, of the same `work`."""
+    """Part of a divided build: zero-based `number` of `count` parts of the build with the key `work`."""
 
     number: int
     count: int
@@ -220,11 +220,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Means:
-    """Means of descriptors of many images of each view, for centring: what is subtracted before the comparison.
+    """Mean descriptors of each view, which are subtracted from descriptors (centring).
 
     Args:
-        ground, aerial: Of length `dim`.
-        images: How many images they were taken over.
+        ground, aerial: Mean descriptors of length `dim`.
+        images: Number of images of the ground mean.
     """
 
     ground: list[float]
@@ -234,13 +234,13 @@ class Means:
 
 @dataclass(frozen=True)
 class PoseFeatures:
-    """Features for the position inside a tile, which segments may hold in a file of their own.
+    """Features for the position inside a tile, which segments may hold in a separate file.
 
     Args:
-        file: Name of that file in each segment.
-        fingerprint: Of the model that made them.
-        shape: Of the features of one tile.
-        dtype: Of the values, for example "float16".
+        file: Name of the file in each segment.
+        fingerprint: Fingerprint of the model.
+        shape: Shape of the features of one tile.
+        dtype: Type of the values, for example "float16".
     """
 
     file: str
@@ -251,7 +251,7 @@ class PoseFeatures:
 
 @dataclass(frozen=True)
 class Build:
-    """How the last build went."""
+    """Duration and speed of the last build."""
 
     seconds: float = 0.0
     tiles_per_second: float = 0.0
@@ -259,7 +259,7 @@ class Build:
 
 @dataclass(frozen=True)
 class Event:
-    """One entry of the history."""
+    """An entry of the history."""
 
     when: str
     what: str
@@ -268,15 +268,15 @@ class Event:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that an index says of itself. `docs/tasks/index_city.md` lists the fields for people.
+    """Manifest of an index. `docs/tasks/index_city.md` explains the fields.
 
     Args:
-        version: Counts the edits.
-        work: Keys of the builds whose tiles are all here: the same command has nothing to do.
+        version: Number of edits.
+        work: Keys of the builds that are complete in this index; the same command has nothing to do.
         bounds: West, south, east, north of all tiles in degrees; west > east across the date line.
-        fusion: How the scores of a cell's tiles are fused where cells have tiles of several ground sizes, "mean" or
-            "max"; "" where each tile stands for itself.
-        partly_empty: Tiles that were built with some pixels without data.
+        fusion: "mean" or "max": how the scores of tiles of several ground sizes with one centre are fused; "" if there
+            is one size.
+        partly_empty: Number of tiles with some pixels without data.
     """
 
     format: str
@@ -305,36 +305,36 @@ class Manifest:
     def __post_init__(self) -> None:
         _check(0 < self.dim <= MOST_DIMENSIONS, f"dim is {self.dim}")
         names = [segment.name for segment in self.segments]
-        _check(len(set(names)) == len(names), "a segment is named twice")
+        _check(len(set(names)) == len(names), "a segment is listed twice")
         _check(self.bounds is None or len(self.bounds) == 4, "bounds needs four numbers")
         if self.means is not None:
             _check(len(self.means.ground) == len(self.means.aerial) == self.dim, f"means need {self.dim} values")
 
     @property
     def tiles(self) -> int:
-        """Tiles that can be found."""
+        """Number of tiles that are not removed."""
         return sum(segment.live for segment in self.segments)
 
     @property
     def deleted(self) -> int:
-        """Removed tiles that still take room; `gengeo compact` frees it."""
+        """Number of removed tiles that still take disk space; `gengeo compact` frees it."""
         return sum(segment.deleted for segment in self.segments)
 
     @property
     def content_id(self) -> str:
-        """Twelve letters that differ where the tiles or their descriptors differ."""
+        """Twelve hexadecimal digits that identify the tiles and their descriptors."""
         parts = [(s.files[DESCRIPTORS].sha256, s.files[TILES].sha256, s.tombstones) for s in self.segments]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def checked_files(self) -> dict[str, FileRecord]:
-        """All files with their records, by their path inside the index."""
+        """Records of all files, by their path in the index."""
         found = {name: record for segment in self.segments for name, record in segment.checked_files().items()}
         if self.left_out.file:
             found[self.left_out.file] = FileRecord(self.left_out.bytes, self.left_out.sha256)
         return found
 
     def with_event(self, what: str, **details: Any) -> "Manifest":
-        """The next version, with one more entry in the history; of a long one the first and the last are kept."""
+        """Return the next version with a new event; of a long history the first and the last events are kept."""
         event = Event(now(), what, {key: value for key, value in details.items() if value not in (None, "", [])})
         history = [*self.history, event]
         if len(history) > EVENTS + 1:
@@ -343,12 +343,12 @@ class Manifest:
 
 
 def now() -> str:
-    """The time in UTC, as manifests write it."""
+    """Current time in UTC as ISO 8601 text."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def new_manifest(dim: int, model: Model, preprocessing: dict[str, Any]) -> Manifest:
-    """The manifest of an index without tiles."""
+    """Create the manifest of an index without tiles."""
     from gengeo_hf import __version__
 
     return Manifest(
@@ -365,18 +365,18 @@ def new_manifest(dim: int, model: Model, preprocessing: dict[str, Any]) -> Manif
 
 
 def has_manifest(path: str | Path) -> bool:
-    """Whether a directory holds a manifest by name, ours or not."""
+    """Whether a directory holds a file with the name of a manifest."""
     return (real_path(path) / MANIFEST).is_file()
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """Read and check the manifest alone.
+    """Read and check a manifest, without the other files.
 
     Args:
-        path: The index's directory.
+        path: Directory of the index.
 
     Raises:
-        GenGeoError: There is no index, or its manifest is broken, of another format or of another version.
+        GenGeoError: There is no index, or its manifest is damaged or has another format or version.
     """
     if not has_manifest(path):
         raise GenGeoError(
@@ -386,5 +386,5 @@ def read_manifest(path: str | Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Make a version the current one, in one step."""
+    """Write a manifest atomically, which makes its version the current one."""
     write_json(folder / MANIFEST, asdict(manifest))

@@ -1,4 +1,4 @@
-"""Several indexes of one model as one, without encoding: their segments are named by a new manifest."""
+"""Merges indexes of one model without encoding: a new manifest lists their segments."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,21 +13,21 @@ from gengeo_hf.index.version import Version, is_in, open_version
 
 
 def merge_indexes(parts: Sequence[str | Path], out: str | Path, *, overwrite: bool = False) -> Manifest:
-    """Join the parts of a divided build, or any indexes of one model.
+    """Merge the parts of a divided build, or any indexes of one model.
 
-    Files are linked where the disk can do that, and copied otherwise. Of tiles with the same id the last part counts.
+    Files are hard links if the file system supports them, else copies. For tiles with the same id the last part wins.
 
     Args:
         parts: Directories of indexes, for example of `gengeo index ... --shard 0/4` to `3/4`.
         out: Directory of the new index.
-        overwrite: Replace an index that is there.
+        overwrite: Replace an existing index.
 
     Returns:
-        What the new index says of itself.
+        Manifest of the new index.
 
     Raises:
-        GenGeoError: A part is missing, damaged, given twice, of another model or of another divided build, or the disk
-            is full; nothing is then written.
+        GenGeoError: A part is missing, damaged, given twice, or belongs to another model or divided build; or the disk
+            is full. Nothing is then written.
     """
     check_output(out, overwrite, whole=True)
     manifests = [read_manifest(part) for part in parts]
@@ -58,7 +58,7 @@ def merge_indexes(parts: Sequence[str | Path], out: str | Path, *, overwrite: bo
 
 
 def _take(edit: Edit, part: Path, version: Version) -> None:
-    """Add the segments of a part, and what it left out."""
+    """Add the segments and the left-out tiles of a part."""
     ids = version.tiles()["tile_id"]
     if edit.segments:
         edit.remove(lambda table: is_in(table["tile_id"], ids))
@@ -69,7 +69,7 @@ def _take(edit: Edit, part: Path, version: Version) -> None:
 
 
 def _check_parts(parts: Sequence[str | Path], manifests: Sequence[Manifest]) -> None:
-    """Refuse parts that do not make one index.
+    """Check that the parts can be merged.
 
     Raises:
         GenGeoError: See `merge_indexes`.
@@ -83,14 +83,16 @@ def _check_parts(parts: Sequence[str | Path], manifests: Sequence[Manifest]) -> 
             raise GenGeoError(f"{part} was made by another model than {parts[0]}: index its imagery again")
         if (manifest.shard is None) != (first.shard is None):
             whole = part if manifest.shard is None else parts[0]
-            raise GenGeoError(f"{whole} is not a part of a divided build as the others are: merge it on its own")
+            raise GenGeoError(f"{whole} is not a part of a divided build, unlike the others: merge it separately")
         if (
             manifest.shard
             and first.shard
             and (manifest.shard.work, manifest.shard.count) != (first.shard.work, first.shard.count)
         ):
-            raise GenGeoError(f"{part} is a part of another build than {parts[0]}: imagery, cutting or division differ")
-        key: object = str(part)  # of an index whose tiles were all removed
+            raise GenGeoError(
+                f"{part} is a part of another build than {parts[0]}: imagery, tile size or number of parts differ"
+            )
+        key: object = str(part)  # for an index whose tiles were all removed
         if manifest.shard:
             key = manifest.shard.number
         elif manifest.segments:

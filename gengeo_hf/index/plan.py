@@ -1,7 +1,7 @@
-"""What an index of an area will cost: tiles, bytes of imagery, hours of encoding, disk, memory, milliseconds a query.
+"""Estimates the cost of an index of an area: tiles, imagery, encoding time, disk, memory, search time.
 
-The figures for disk and memory are those of the file formats; those for time were measured (benchmarks/results/
-bench_10m.json: 10,000, a million and ten million tiles of 256 dimensions on two cores).
+Disk and memory follow from the file formats; times were measured (benchmarks/results/bench_10m.json: 10,000, a million
+and ten million tiles of 256 dimensions on two cores).
 """
 
 import math
@@ -14,12 +14,12 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.imagery.plan import ImageryPlan, estimate_cells
 from gengeo_hf.index.search import EXACT_LIMIT, FLAT_LIMIT
 
-BYTES_A_PIXEL = 0.4  # of JPEG imagery at a quality that keeps streets and roofs
-ROW_BYTES = 110  # of a tile in the table, with names of some ten letters
-THUMBNAIL_BYTES = 4000  # of 128 pixels
-PROCESS_MB = 80  # of a process that searches, without the model
-FLAT_NS, HALF_NS, SCAN_NS = 0.15, 0.065, 0.012  # for each dimension of each tile and one query on one core
-EXACT_MS = 0.006  # times the square root of the tiles: the exact scores of the best candidates, on one core
+BYTES_A_PIXEL = 0.4  # JPEG imagery of a quality that shows streets and roofs
+ROW_BYTES = 110  # row of a tile in the table, with names of about ten characters
+THUMBNAIL_BYTES = 4000  # thumbnail of 128 pixels
+PROCESS_MB = 80  # process that searches, without model and descriptors
+FLAT_NS, HALF_NS, SCAN_NS = 0.15, 0.065, 0.012  # per dimension, tile and query on one core
+EXACT_MS = 0.006  # factor of the square root of the tiles: exact scores of the best candidates, on one core
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,18 @@ class IndexPlan:
     """Estimates for one index.
 
     Args:
-        area: What the area is called.
-        tile_m, overlap: How it is cut; the smallest of several ground sizes.
-        dim: Length of a descriptor.
-        tiles: Tiles of the index.
-        source_mb: Imagery in megabytes: what a source by address will send, or JPEG at the resolution of the model.
-        encode_hours: At `tiles_per_second`; None where that is not known.
-        index_mb: On disk.
-        memory_mb: Of a process that searches, without page cache and model.
-        search_ms: For one query on two cores.
-        tiles_per_second: Of the encoder, all machines together.
-        imagery: Requests, minutes and hosts of a source by address; None for imagery in general.
+        area: Name of the area.
+        tile_m: Side of a tile in metres; the smallest of several ground sizes.
+        overlap: Overlap of neighbouring tiles, share of a side in [0, 1).
+        dim: Number of values of a descriptor.
+        tiles: Number of tiles.
+        source_mb: Imagery in megabytes: download of a source by address, else JPEG at the resolution of the model.
+        encode_hours: Hours of encoding at `tiles_per_second`; None if that is unknown.
+        index_mb: Size on disk, megabytes.
+        memory_mb: Memory of a process that searches, megabytes, without page cache and model.
+        search_ms: Milliseconds for one query on two cores.
+        tiles_per_second: Throughput of the encoder on all machines.
+        imagery: Requests, minutes and hosts of a source by address; None for other imagery.
     """
 
     area: str
@@ -54,7 +55,7 @@ class IndexPlan:
     imagery: ImageryPlan | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as JSON takes it."""
+        """Convert to plain values, for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -86,20 +87,20 @@ def plan_index(
     tiles_per_second: float | None = None,
     imagery: ImageryPlan | None = None,
 ) -> IndexPlan:
-    """Estimate what an index of an area costs; nothing is downloaded or encoded.
+    """Estimate the cost of an index of an area, without downloads or encoding.
 
     Args:
-        area: Where.
-        tile_m: Side of a tile on the ground in metres, or several around each centre.
-        overlap: Share of a tile that its neighbour repeats, in [0, 1).
-        dim: Length of a descriptor.
-        pixels: Side of a tile as the model sees it.
-        thumbnails: Whether small pictures for maps are kept.
-        tiles_per_second: Of the encoder, all machines together.
-        imagery: The plan of a source by address, which knows its tiles and requests.
+        area: The area.
+        tile_m: Side of a tile in metres, or several sides for tiles around each centre.
+        overlap: Overlap of neighbouring tiles, share of a side in [0, 1).
+        dim: Number of values of a descriptor.
+        pixels: Side of a tile in the model, pixels.
+        thumbnails: Whether thumbnails are stored.
+        tiles_per_second: Throughput of the encoder on all machines; None if unknown.
+        imagery: Plan of a source by address, with its tiles and requests.
 
     Raises:
-        GenGeoError: A size, an overlap or a throughput that cannot be.
+        GenGeoError: A size, overlap or throughput is out of range.
     """
     sizes = sorted({tile_m} if isinstance(tile_m, int | float) else set(tile_m))
     tile_m = sizes[0]
@@ -129,12 +130,12 @@ def plan_index(
 
 
 def bytes_of(tiles: int, dim: int, thumbnails: bool = True) -> tuple[float, float]:
-    """Bytes of an index on disk, and of what a search holds in memory.
+    """Bytes of an index on disk, and in memory during a search.
 
     Args:
-        tiles: Of the index.
-        dim: Length of a descriptor.
-        thumbnails: Whether small pictures are kept.
+        tiles: Number of tiles.
+        dim: Number of values of a descriptor.
+        thumbnails: Whether thumbnails are stored.
     """
     scan = dim / 8 + 1 if tiles > EXACT_LIMIT else 0.0
     disk = tiles * (2 * dim + ROW_BYTES + 32 / 256 + scan + THUMBNAIL_BYTES * thumbnails)
@@ -146,10 +147,10 @@ def search_ms(tiles: int, dim: int) -> float:
     """Milliseconds for one query on two cores.
 
     Args:
-        tiles: Of the index.
-        dim: Length of a descriptor.
+        tiles: Number of tiles.
+        dim: Number of values of a descriptor.
     """
     if tiles <= EXACT_LIMIT:
         return tiles * dim * (FLAT_NS if tiles <= FLAT_LIMIT else HALF_NS) / 1e6
-    cores = 1 if tiles <= 2_097_152 else 2  # one file of a scan is read by one core
+    cores = 1 if tiles <= 2_097_152 else 2  # one core scans one file
     return EXACT_MS * math.sqrt(tiles) + tiles * dim * SCAN_NS / 1e6 / cores

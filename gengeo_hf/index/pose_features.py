@@ -1,7 +1,7 @@
-"""Keys of pose heads for the tiles of an index, stored beside it: `<index>.pose/<prior>.parquet`.
+"""Reads and writes keys of pose heads for the tiles of an index, in `<index>.pose/<prior>.parquet`.
 
-One row for each tile: its id and K x d float16 values (0.8 kB at 5 x 5 patches, 8 kB at 16 x 16). The file names the
-head by a checksum of its weights; features of another head are not used.
+Each row holds the id of a tile and K x d float16 values (0.8 kB at 5 x 5 patches, 8 kB at 16 x 16). The file holds a
+checksum of the head's weights; features of another head are not used.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_file
 
 PRIORS = ("known", "45", "180")
-SUFFIX = ".pose"  # of the folder beside an index
+SUFFIX = ".pose"  # added to the path of the index
 
 
 class StoredFeatures:
-    """Keys of one head.
+    """Stored keys of one pose head.
 
     Args:
         path: File of `write_features`.
@@ -43,36 +43,36 @@ class StoredFeatures:
             ) from error
 
     def keys(self, tile_ids: Sequence[str]) -> Mapping[str, np.ndarray]:
-        """float16 (K, d) of those tiles that it has."""
+        """float16 (K, d) keys of the available tiles, by id."""
         rows = self._file.filter(pc.is_in(self._file["tile_id"], pa.array(list(tile_ids), pa.string())))
         values = (np.frombuffer(value, np.float16).reshape(self.shape) for value in rows["keys"].to_pylist())
         return dict(zip(rows["tile_id"].to_pylist(), values, strict=True))
 
 
 def features_path(index: str | Path, prior: str) -> Path:
-    """Where the features of an index for a heading prior lie."""
+    """Path of the features of an index for a heading prior."""
     return Path(f"{str(index).rstrip('/')}{SUFFIX}") / f"{prior}.parquet"
 
 
 def open_features(index: str | Path) -> dict[str, StoredFeatures]:
-    """All stored features of an index, by heading prior."""
+    """Open all stored features of an index, by heading prior."""
     paths = {prior: features_path(index, prior) for prior in PRIORS}
     return {prior: StoredFeatures(path) for prior, path in paths.items() if path.is_file()}
 
 
 def write_features(path: Path, head: str, blocks: Iterator[tuple[Sequence[str], np.ndarray]]) -> int:
-    """Write keys in one step.
+    """Write a file of keys atomically.
 
     Args:
         path: File to write, see `features_path`.
         head: Checksum of the head's weights.
-        blocks: Tile ids and their keys, float (n, K, d).
+        blocks: Blocks of tile ids and their keys, float (n, K, d).
 
     Returns:
-        The number of tiles.
+        Number of tiles.
 
     Raises:
-        GenGeoError: There is no tile.
+        GenGeoError: There are no tiles.
     """
     writer: Any = None
     count = 0
@@ -86,6 +86,6 @@ def write_features(path: Path, head: str, blocks: Iterator[tuple[Sequence[str], 
             writer.write_table(pa.table([pa.array(list(ids)), pa.array(values, pa.binary())], schema=schema))
             count += len(values)
         if writer is None:
-            raise GenGeoError("there is no tile to store pose features of")
+            raise GenGeoError("there are no tiles to store pose features for")
         writer.close()
     return count

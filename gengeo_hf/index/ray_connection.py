@@ -1,4 +1,4 @@
-"""A connection to a Ray cluster that answers, or refuses in one line within seconds."""
+"""Connects to a Ray cluster; fails with a one-line error within seconds if there is no response."""
 
 import contextlib
 import logging
@@ -12,32 +12,35 @@ from typing import Any
 
 from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 
-ANSWER_S = 10.0  # for the machine of an address to take a connection
-CONNECT_S = 60.0  # for Ray to answer there
-STORE_BYTES = 100 * 2**20  # of a Ray of our own: no pixels pass through it
+ANSWER_S = 10.0  # timeout of the TCP connection
+CONNECT_S = 60.0  # timeout of the connection to Ray
+STORE_BYTES = 100 * 2**20  # object store of a local Ray instance: no pixels are transferred
 
 
 @contextlib.contextmanager
-def connected(address: str | None, workers: int = 1) -> Iterator[Any]:
-    """The module `ray`, connected to a cluster, or to a Ray of its own that ends with the block.
+def connect_ray(address: str | None, workers: int = 1) -> Iterator[Any]:
+    """Connect to a cluster, or start a local Ray instance that is stopped when the context ends.
 
     Args:
-        address: `host:port`, `auto` for the Ray of this machine, or `ray://host:port`; None starts a Ray of its own.
-        workers: Processes for which a Ray of its own must have room.
+        address: `host:port`, `auto` for the Ray of this machine, or `ray://host:port`; None starts a local instance.
+        workers: Number of processes for which a local instance must have CPUs.
+
+    Yields:
+        The module `ray`.
 
     Raises:
-        GenGeoError: Ray is not installed, nothing answers at the address, or Ray has another version there.
+        GenGeoError: Ray is not installed, there is no response at the address, or Ray has another version there.
     """
     if address:
         _check_answers(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns of its next version
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # otherwise Ray prints a deprecation warning
     if not address:
-        # It listens on all addresses of the machine: without the token anybody in the network could run code here.
-        if "ray" not in sys.modules:  # which reads the mode when it is imported
+        # Ray listens on all addresses of the machine: without a token anyone in the network could run code here.
+        if "ray" not in sys.modules:  # Ray reads the mode when it is imported
             os.environ.setdefault("RAY_AUTH_MODE", "token")
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        os.environ.setdefault("RAY_worker_niceness", "0")  # as a process that encodes without Ray; Ray's own is 15
+        os.environ.setdefault("RAY_worker_niceness", "0")  # like a process without Ray; the default of Ray is 15
     try:
         import ray
     except ImportError as error:
@@ -50,7 +53,7 @@ def connected(address: str | None, workers: int = 1) -> Iterator[Any]:
         ray.init(
             address=address or "local", logging_level=logging.ERROR, log_to_driver=False, **({} if address else own)
         )
-    except Exception as error:  # Ray raises what it likes, also bare Exception
+    except Exception as error:  # Ray may raise any exception
         raise GenGeoError(
             f"Ray at {address or 'this machine'}: {(str(error) or repr(error)).splitlines()[0]}"
         ) from error
@@ -61,10 +64,10 @@ def connected(address: str | None, workers: int = 1) -> Iterator[Any]:
 
 
 def _check_answers(address: str) -> None:
-    """Refuse an address at which no machine takes a connection: Ray itself would try for minutes, then exit.
+    """Check that a machine accepts TCP connections at an address; Ray itself tries for minutes, then exits.
 
     Raises:
-        GenGeoError: Nothing answers.
+        GenGeoError: There is no response.
     """
     if address in ("auto", "local"):
         return
@@ -75,29 +78,29 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
     except (OSError, OverflowError) as error:
         raise GenGeoError(
-            f"nothing answers at the Ray address {address} ({error}): is Ray running there (`ray start --head`), and "
-            "is the port that of its head (6379)?"
+            f"no response at the Ray address {address} ({error}): start Ray there (`ray start --head`), and give the "
+            "port of its head (6379)"
         ) from error
 
 
 def _check_is_ray(address: str) -> None:
-    """Connect in a process of its own first: where something else answers, Ray ends the process after minutes.
+    """Connect in a separate process first: with another kind of server, Ray exits the process after minutes.
 
     Raises:
-        GenGeoError: What answers is not Ray, or another version of it.
+        GenGeoError: The server is not Ray, or another version of Ray.
     """
-    words = f"import ray; ray.init({address!r}, log_to_driver=False, logging_level='ERROR')"
+    code = f"import ray; ray.init({address!r}, log_to_driver=False, logging_level='ERROR')"
     try:
         done = subprocess.run(
-            [sys.executable, "-c", words], capture_output=True, text=True, timeout=CONNECT_S, check=False
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=CONNECT_S, check=False
         )
     except subprocess.TimeoutExpired:
         raise GenGeoError(
-            f"Ray does not answer at {address} within {CONNECT_S:g} s: is it the port of its head?"
+            f"no response of Ray at {address} within {CONNECT_S:g} s: give the port of its head"
         ) from None
     if "InvalidAuthToken" in done.stderr:
         raise GenGeoError(
-            f"Ray at {address} asks for a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+            f"Ray at {address} requires a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
             "~/.ray/auth_token to the token of its head"
         )
     if done.returncode:

@@ -1,12 +1,13 @@
-"""The compressed structure of a large segment: built, stored, and measured against exact search.
+"""Compressed search structure of a large segment: building, reading, and measuring its recall.
 
-A descriptor becomes half a byte for every four dimensions: a product quantiser (16 centroids for each group of
+A descriptor is encoded with half a byte for every four dimensions: a product quantiser (16 centroids for each group of
 dimensions) after a rotation that gives every group the same product of variances (Ge et al., Optimized Product
 Quantization, CVPR 2013, parametric solution). FAISS scans such codes in registers (fast scan).
 
-Centroids are shorter than what they stand for, by a factor that differs from tile to tile. RaBitQ (Gao and Long, SIGMOD
-2024) divides each estimate by that factor, in floating point. Here one more group of the code holds the factor, and
-the query's vector has a constant there, so the scan adds the correction that is right for tiles near the tenth rank.
+Centroids are shorter than the vectors that they represent, by a factor that differs between tiles. RaBitQ (Gao and
+Long, SIGMOD 2024) divides each estimate by that factor, in floating point. Here one more group of the code holds the
+factor, and the query has a constant in this group, so the scan adds a correction that is exact for tiles near the tenth
+rank.
 """
 
 import math
@@ -23,26 +24,26 @@ from gengeo_hf.index.search import BLOCK, MOST_DEPTH, QUERIES, SCAN_ROWS, THREAD
 
 KIND = "rotation, PQ 4 dimensions x 4 bit with lengths, fast scan"
 GROUP, CENTROIDS = 4, 16  # dimensions of a group, and its centroids
-TRAINED = 50_000  # tiles from which rotation and centroids are learned, at most
-SEGMENT_DEPTH = 32  # of a segment, at least
-WANTED_RECALL = 0.993  # of the ten best, on made-up queries: the lower end of its 95 % interval; 0.99 is promised
+TRAINED = 50_000  # maximum number of tiles from which rotation and centroids are learned
+SEGMENT_DEPTH = 32  # minimum depth of a segment
+WANTED_RECALL = 0.993  # recall@10 on synthetic queries, lower bound of its 95 % interval; documentation states 0.99
 SAMPLES = 512  # queries of that measurement
-RANK = 10  # tiles that recall is measured for
-MIXED = 1024  # tiles whose mixtures stand for what differs between two views
-SAMPLE_COSINE = 0.65  # between a test query and its tile: as far apart as two views of a place are
+RANK = 10  # number of best tiles for which recall is measured
+MIXED = 1024  # tiles whose mixtures model the difference between two views
+SAMPLE_COSINE = 0.65  # cosine of a synthetic query and its tile, as between two views of a location
 
 
 def build_scan(descriptors: np.ndarray, like: Any = None) -> list[Any]:
-    """Compressed structures of all rows: about 1/8 byte for each dimension of a tile.
+    """Build compressed structures of all rows, with about 1/8 byte for each dimension of a tile.
 
     Args:
         descriptors: float16 (tiles, dim), unit length.
-        like: A structure whose quantiser is shared, so that searches can scan both as one; None learns a new one.
+        like: Structure whose quantiser is used, so that searches can scan both as one; None learns a new quantiser.
     """
     if like is None:
         step = max(1, len(descriptors) // TRAINED)
         quantizer = _Quantizer.fit(np.ascontiguousarray(descriptors[::step], dtype=np.float32))
-        # What a tile at the tenth rank scores, where the correction shall be right.
+        # Score of a tile at the tenth rank, for which the correction is exact.
         queries = sample_queries(descriptors, 32)
         scores, _ = Searcher([Part(descriptors)]).search_runs(queries, [(0, len(descriptors), None)], RANK)
         constant = float(scores[:, -1].mean()) / float(quantizer.levels[1:].mean())
@@ -63,12 +64,12 @@ def build_scan(descriptors: np.ndarray, like: Any = None) -> list[Any]:
 
 @dataclass
 class _Quantizer:
-    """Rotation, centroids and the levels of the correction.
+    """Rotation, centroids and levels of the correction.
 
     Args:
-        rotation: float32 (width, dim), orthonormal columns; width is dim, rounded up to whole groups.
-        centroids: FAISS's product quantiser over rotated vectors.
-        levels: float32 (16,), rising: the factors that a tile can have; no tile has the first.
+        rotation: float32 (width, dim) with orthonormal columns; width is dim rounded up to whole groups.
+        centroids: Product quantiser of FAISS for rotated vectors.
+        levels: float32 (16,) factors in ascending order; no tile has the first.
     """
 
     rotation: np.ndarray
@@ -77,26 +78,26 @@ class _Quantizer:
 
     @classmethod
     def fit(cls, sample: np.ndarray) -> "_Quantizer":
-        """Learn from some tiles: float32 (tiles, dim)."""
+        """Learn from a sample of tiles, float32 (tiles, dim)."""
         dim = sample.shape[1]
         width = -(-dim // GROUP) * GROUP
         variances, axes = np.linalg.eigh(np.cov(sample, rowvar=False, bias=True).reshape(dim, dim))
         rotation = np.zeros((width, dim), np.float32)
         rotation[_balanced(variances, width // GROUP)] = axes.T
         centroids = faiss.ProductQuantizer(width, width // GROUP, 4)
-        centroids.cp.min_points_per_centroid = 1  # or FAISS warns of small galleries
+        centroids.cp.min_points_per_centroid = 1  # otherwise FAISS warns about small galleries
         rotated = sample @ rotation.T
-        faiss.omp_set_num_threads(1)  # thousands of tiny products, between which threads would wait for one another
+        faiss.omp_set_num_threads(1)  # thousands of small products: threads would mostly wait
         centroids.train(np.resize(rotated, (max(len(rotated), CENTROIDS), width)))
         faiss.omp_set_num_threads(THREADS)
         used = np.quantile(_factors(centroids, rotated), (np.arange(1, CENTROIDS) - 0.5) / (CENTROIDS - 1))
-        # FAISS drops a row that has the lowest value in every group (equal tiles do), so no row gets this one.
+        # FAISS drops a row with the lowest value in every group (possible for equal tiles), so no row gets this level.
         lowest = used[0] - np.ptp(used) / 8 - 1e-6
         return cls(rotation, centroids, np.array([lowest, *used], dtype=np.float32))
 
     @classmethod
     def of(cls, index: Any) -> "_Quantizer":
-        """The quantiser of a structure."""
+        """Read the quantiser of a structure."""
         inner: Any = faiss.downcast_index(index.index)
         transform: Any = faiss.downcast_VectorTransform(index.chain.at(0))
         groups = inner.M - 1
@@ -108,7 +109,7 @@ class _Quantizer:
         return cls(rotation, centroids, values[groups, :, 0])
 
     def extended(self, vectors: np.ndarray) -> np.ndarray:
-        """Rotated vectors, and one more group, which holds their factor."""
+        """Rotated vectors with one more group that holds their factor."""
         width = len(self.rotation)
         found = np.zeros((len(vectors), width + GROUP), np.float32)
         found[:, :width] = vectors @ self.rotation.T
@@ -116,7 +117,7 @@ class _Quantizer:
         return found
 
     def empty(self) -> Any:
-        """A structure for what `extended` gives, without rows."""
+        """Structure without rows, for results of `extended`."""
         groups, width = self.centroids.M, len(self.rotation)
         found = faiss.IndexPQFastScan(width + GROUP, groups + 1, 4, faiss.METRIC_INNER_PRODUCT)
         values = np.zeros((groups + 1, CENTROIDS, GROUP), np.float32)
@@ -127,13 +128,13 @@ class _Quantizer:
         return found
 
     def query_transform(self, constant: float) -> Any:
-        """What is done to a query: it is rotated, and has a constant in the group of the factors.
+        """Transform of queries: rotation, and a constant in the group of the factors.
 
-        An estimate e of a tile with the factor f stands for the cosine e * f. Near the cosine c, adding
-        f * c / (mean factor) orders tiles as that product does.
+        An estimate e of a tile with the factor f represents the cosine e * f. Near the cosine c, adding
+        f * c / (mean factor) gives the same order of tiles as that product.
 
         Args:
-            constant: C / (mean factor).
+            constant: The value c / (mean factor).
         """
         width, dim = self.rotation.shape
         matrix, bias = np.zeros((width + GROUP, dim), np.float32), np.zeros(width + GROUP, np.float32)
@@ -146,9 +147,9 @@ class _Quantizer:
 
 
 def _balanced(variances: np.ndarray, groups: int) -> np.ndarray:
-    """Which dimension each axis becomes, so that the products of the variances of all groups are alike.
+    """Assign axes to dimensions so that the products of the variances of all groups are similar.
 
-    The largest variance that is left goes to the group with the smallest product that has room.
+    The largest remaining variance is assigned to the group with the smallest product that is not full.
     """
     logs = np.log(np.maximum(variances, 1e-9 * max(float(variances.max()), 1e-30)))
     logs -= logs.min()
@@ -163,17 +164,17 @@ def _balanced(variances: np.ndarray, groups: int) -> np.ndarray:
 
 
 def _factors(centroids: Any, rotated: np.ndarray) -> np.ndarray:
-    """By how much the centroids of vectors must be lengthened to have the right product with them."""
+    """Factors that scale the centroid of each vector so that its product with the vector is right."""
     rotated = np.ascontiguousarray(rotated)
     nearest = centroids.decode(centroids.compute_codes(rotated))
     return 1 / np.maximum(np.einsum("nd,nd->n", nearest, rotated), 0.25)
 
 
 def read_scan(file: str | Path, dim: int) -> Any:
-    """Read a stored structure. FAISS checks little, so type and sizes are compared here; the bytes are the manifest's.
+    """Read a stored structure and check its type and dimensions, which FAISS does not.
 
     Raises:
-        GenGeoError: It cannot be read or belongs to other descriptors.
+        GenGeoError: The file cannot be read or belongs to other descriptors.
     """
     try:
         index = faiss.read_index(str(file))
@@ -184,21 +185,21 @@ def read_scan(file: str | Path, dim: int) -> Any:
     chain: Any = index.chain if isinstance(index, faiss.IndexPreTransform) else None
     rotated = chain is not None and chain.size() == 1
     if not rotated or not isinstance(faiss.downcast_VectorTransform(chain.at(0)), faiss.LinearTransform):
-        raise GenGeoError(f"{file} holds another kind of search structure than expected; make the index again")
+        raise GenGeoError(f"{file} holds an unexpected kind of search structure; make the index again")
     return index
 
 
 def measure_depth(descriptors: np.ndarray, scan: Sequence[Any], samples: int = SAMPLES) -> dict[str, Any]:
-    """How many candidates must be scored exactly, and what is then lost against exact search.
+    """Measure how many candidates must be scored exactly, and the recall against exact search.
 
-    The smallest depth is taken at which the lower end of the 95 % interval of recall@10 (each query is one
-    observation) reaches `WANTED_RECALL`. The queries are tiles with noise, at cosine 0.65 to their tile (see
-    `sample_queries`). Real photos may lose more or less.
+    The depth is the smallest one for which the lower bound of the 95 % interval of recall@10 (each query is one
+    observation) reaches `WANTED_RECALL`. The queries are synthetic, with cosine 0.65 to a tile (see `sample_queries`);
+    recall for real photos may differ.
 
     Args:
         descriptors: float16 (tiles, dim).
-        scan: Structures over them.
-        samples: Test queries.
+        scan: Structures of these rows.
+        samples: Number of synthetic queries.
 
     Returns:
         `depth`, `samples`, `recall_at_1` and `recall_at_10`.
@@ -209,11 +210,11 @@ def measure_depth(descriptors: np.ndarray, scan: Sequence[Any], samples: int = S
     ranks = np.full(exact.shape, len(descriptors), np.int64)
     for start in range(0, len(queries), QUERIES):
         ranked = searcher.ranked_candidates(queries[start : start + QUERIES], MOST_DEPTH)
-        for number, line in enumerate(ranked, start):
-            rank, column = np.nonzero(line[:, None] == exact[number])
+        for number, candidates in enumerate(ranked, start):
+            rank, column = np.nonzero(candidates[:, None] == exact[number])
             ranks[number, column] = rank
     depth = _smallest_depth(ranks)
-    while True:  # the scan ranks equal estimates in any order, so the depth is tried as searches use it
+    while True:  # the order of equal estimates is arbitrary, so the depth is tested with real searches
         part = Part(descriptors, scan=scan, depth=depth)
         found = Searcher([part], least_depth=SEGMENT_DEPTH).search(queries, RANK)[1]
         hits = (found[:, :, None] == exact[:, None, :]).any(axis=1)  # (queries, 10)
@@ -229,10 +230,10 @@ def measure_depth(descriptors: np.ndarray, scan: Sequence[Any], samples: int = S
 
 
 def _smallest_depth(ranks: np.ndarray) -> int:
-    """The smallest depth with the wanted recall.
+    """Smallest depth with the wanted recall.
 
     Args:
-        ranks: int (queries, 10), where the scan ranks each of the exact ten best, from 0.
+        ranks: int (queries, 10), rank from 0 in the scan of each of the exact ten best.
     """
     low, high = SEGMENT_DEPTH, MOST_DEPTH
     while low < high:
@@ -245,22 +246,22 @@ def _smallest_depth(ranks: np.ndarray) -> int:
 
 
 def _is_enough(hits: np.ndarray) -> bool:
-    """Whether recall is surely as wanted: bool (queries, 10), which of the exact ten best were found."""
+    """Whether the lower bound of recall is enough; `hits` is bool (queries, 10), which of the exact best were found."""
     recalls = hits.mean(axis=1)
     return bool(recalls.mean() - 1.96 * recalls.std() / np.sqrt(len(recalls)) >= WANTED_RECALL)
 
 
 def sample_queries(descriptors: np.ndarray, samples: int, cosine: float = SAMPLE_COSINE, seed: int = 0) -> np.ndarray:
-    """Other views of some tiles, made up: float32 (samples, dim), unit length, at the given cosine to their tile.
+    """Synthetic queries: tiles with noise, float32 (samples, dim), unit length, at a given cosine to their tile.
 
-    What is added varies as the gallery does (random mixtures of its tiles). Noise that is alike in all directions would
-    hardly touch the few directions in which tiles differ, and every approximate search would look perfect.
+    The noise has the covariance of the gallery (random mixtures of its tiles). Isotropic noise would hardly affect the
+    few directions in which tiles differ, and every approximate search would seem perfect.
 
     Args:
-        descriptors: (tiles, dim).
-        samples: At most as many as there are tiles.
-        cosine: 0 to 1.
-        seed: Of what is drawn.
+        descriptors: (tiles, dim) descriptors of the gallery.
+        samples: Number of queries, limited to the number of tiles.
+        cosine: Cosine of a query and its tile, 0 to 1.
+        seed: Seed of tiles and noise.
     """
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(descriptors), min(samples, len(descriptors)), replace=False))

@@ -1,11 +1,12 @@
-"""Nearest descriptors: exact for small segments, a compressed scan and exact scores of its best for large ones.
+"""Nearest-neighbour search: exact for small segments; a compressed scan with exact rescoring for large segments.
 
-On cross-view-like queries IVF and HNSW lose 10 to 50 % of recall@1, so they are not offered. Beyond 200,000 tiles FAISS
-scans one bit for each dimension (`scan.py`), and the best candidates are scored from our own float16 vectors, so scores
-are always those of the exact search. How many candidates is measured when the structure is built (`measure_depth`).
+For queries like those of cross-view retrieval, IVF and HNSW lose 10 to 50 % of recall@1, so they are not offered. Above
+200,000 tiles FAISS scans one bit for each dimension (`scan.py`), and the best candidates are scored with the stored
+float16 vectors, so scores are those of the exact search. The number of candidates is measured when the structure is
+built (`measure_depth`).
 
-Removed rows never enter an exact structure. FAISS's fast scan takes no selector of rows, so a scan is asked for more
-until no row that it has not shown can be among the best live ones.
+Removed rows are not in exact structures. The fast scan of FAISS cannot skip rows, so more rows are requested from it
+until no remaining row can be among the best live ones.
 """
 
 import functools
@@ -21,36 +22,36 @@ from typing import Any
 import faiss
 import numpy as np
 
-SCAN_ROWS = 2_097_152  # of one compressed structure; several are scanned by several threads
+SCAN_ROWS = 2_097_152  # maximum rows of a compressed structure; several threads scan several structures
 FLAT_LIMIT = 20_000  # 80 MB of float32 at 1024 dimensions
 EXACT_LIMIT = 200_000
-SMALLEST_SCAN = 4096  # smaller segments of a large index are scored exactly
-LEAST_DEPTH, MOST_DEPTH = 320, 16_384  # of a whole index; the depths of its segments add up
-THREADED_ROWS = 1_000_000  # fewer are scanned by one thread: handing over costs more than it brings
+SMALLEST_SCAN = 4096  # smaller segments of a large index are searched exactly
+LEAST_DEPTH, MOST_DEPTH = 320, 16_384  # bounds of the depth of a whole index
+THREADED_ROWS = 1_000_000  # fewer rows are scanned by one thread, which is faster
 THREADS = faiss.omp_get_max_threads()
-BLOCK = 16_384  # rows that are converted to float32 at a time
-QUERIES = 64  # at a time
+BLOCK = 16_384  # rows converted to float32 at a time
+QUERIES = 64  # queries searched at a time
 
 
 def needs_scan(tiles: int, total: int) -> bool:
-    """Whether a segment gets a compressed structure.
+    """Whether a segment needs a compressed structure.
 
     Args:
-        tiles: Of the segment.
-        total: Of the whole index.
+        tiles: Number of tiles of the segment.
+        total: Number of tiles of the index.
     """
     return total > EXACT_LIMIT and tiles >= min(SMALLEST_SCAN, EXACT_LIMIT)
 
 
 def whole_depth(depths: Sequence[int], least: int | None = None) -> int:
-    """How many tiles of a whole index are scored a second time for ten that are asked for.
+    """Number of tiles of a whole index that are scored exactly for ten requested tiles.
 
-    The depth that a segment needs grows about as the square root of its tiles (measured: 350 for 53,000 tiles, 1,660
-    for a million), so those of several add up as the sides of a right triangle do.
+    The depth of a segment is about proportional to the square root of its tiles (measured: 350 for 53,000 tiles, 1,660
+    for a million), so the depth of several segments is the root of the sum of squares.
 
     Args:
-        depths: What each segment needs on its own.
-        least: What a whole index is given at least; None takes `LEAST_DEPTH`.
+        depths: Depth of each segment.
+        least: Minimum depth; None takes `LEAST_DEPTH`.
     """
     least = LEAST_DEPTH if least is None else least
     return min(max(math.ceil(math.hypot(*depths)), least), MOST_DEPTH)
@@ -58,13 +59,13 @@ def whole_depth(depths: Sequence[int], least: int | None = None) -> int:
 
 @dataclass
 class Part:
-    """The descriptors of one segment, as searches see them.
+    """Descriptors of one segment, for searches.
 
     Args:
         descriptors: float16 (tiles, dim), may be memory-mapped.
-        dead: bool (tiles,), True for removed rows; None where all are live.
+        dead: bool (tiles,), True for removed rows; None if there are none.
         scan: Compressed structures in the order of the rows; empty for exact search.
-        depth: See `Scan.depth`.
+        depth: Number of tiles that are scored exactly, see `Scan`.
     """
 
     descriptors: np.ndarray
@@ -74,17 +75,17 @@ class Part:
 
     @property
     def live(self) -> int:
-        """Rows that can be found."""
+        """Number of rows that are not removed."""
         return len(self.descriptors) - (0 if self.dead is None else int(self.dead.sum()))
 
 
 class Searcher:
-    """Search over parts that never change under it. Any number of threads may search at the same time.
+    """Searches parts that do not change. Several threads may search at the same time.
 
     Args:
-        parts: Rows are numbered through all of them, removed ones included. Compressed structures that share a
-            quantiser are moved into the first of them.
-        least_depth: Of the whole; None takes that of `whole_depth`.
+        parts: Parts to search; rows are counted through all of them, including removed rows. Compressed structures
+            with the same quantiser are merged into the first of them.
+        least_depth: Minimum depth, see `whole_depth`.
     """
 
     def __init__(self, parts: Sequence[Part], least_depth: int | None = None) -> None:
@@ -106,14 +107,14 @@ class Searcher:
             first += index.ntotal
 
     def _exact_index(self) -> tuple[Any, np.ndarray]:
-        """What `_build_exact` gives, built at the first search."""
+        """Result of `_build_exact`, built on the first search."""
         with self._lock:
             if self._exact is None:
                 self._exact = self._build_exact()
             return self._exact
 
     def _build_exact(self) -> tuple[Any, np.ndarray]:
-        """One structure over the live rows of all parts without a scan, and their numbers."""
+        """Build one structure of the live rows of all parts without a scan; returns it with the row numbers."""
         kept = []
         for number, part in enumerate(self._parts):
             if not part.scan:
@@ -134,14 +135,14 @@ class Searcher:
         return index, numbers
 
     def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Best tiles of the whole gallery.
+        """Find the best tiles of all parts.
 
         Args:
             queries: float32 (queries, dim), unit length.
-            k: How many to find; fewer are returned where the index has fewer.
+            k: Number of tiles for each query; limited to the number of live tiles.
 
         Returns:
-            Cosines, float32 (queries, k), best first, and rows, int64 (queries, k). Equal scores come in row order.
+            Cosines, float32 (queries, k), best first, and rows, int64 (queries, k). Equal scores are in row order.
         """
         k = min(k, self.live)
         if k == 0 or not len(queries):
@@ -150,7 +151,7 @@ class Searcher:
         return np.concatenate([scores for scores, _ in found]), np.concatenate([rows for _, rows in found])
 
     def _search_some(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        # Threads cost more than they bring for one query (OpenMP barriers: 15 ms against 85 ms on a busy machine).
+        # One thread is faster for one query (OpenMP barriers: 15 ms instead of 85 ms on a busy machine).
         faiss.omp_set_num_threads(1 if len(queries) == 1 else THREADS)
         scores, rows = _nothing(len(queries))
         exact, numbers = self._exact_index()
@@ -159,39 +160,39 @@ class Searcher:
             rows = numbers[found]
         if self._scanned:
             depth = max(self._depth, self._depth * k // 10)
-            candidates = np.sort(self.ranked_candidates(queries, depth), axis=1)  # neighbours are read together
-            again = np.stack([self.scores(query, row) for query, row in zip(queries, candidates, strict=True)])
-            scores, rows = np.concatenate([scores, again], axis=1), np.concatenate([rows, candidates], axis=1)
+            candidates = np.sort(self.ranked_candidates(queries, depth), axis=1)  # sorted, for sequential reads
+            exact_scores = np.stack([self.scores(query, row) for query, row in zip(queries, candidates, strict=True)])
+            scores, rows = np.concatenate([scores, exact_scores], axis=1), np.concatenate([rows, candidates], axis=1)
         return _ordered(scores, rows, k)
 
     def ranked_candidates(self, queries: np.ndarray, depth: int) -> np.ndarray:
-        """Live rows with the best estimates over all scans, best first: int64 (queries, at most depth).
+        """Live rows with the best estimates of all scans, best first: int64 (queries, at most depth).
 
         Args:
             queries: float32 (queries, dim).
-            depth: How many at most.
+            depth: Maximum number of rows.
         """
         if not self._scans:
             return _nothing(len(queries))[1]
         totals = np.array([scan.index.ntotal for scan in self._scans])
-        asked = self._first_asked(totals, depth)
+        requested = self._first_requests(totals, depth)
         found: list[Any] = [None] * len(totals)
         again = np.arange(len(totals))
         while len(again):
-            parts = self._scanned_by_threads(queries, [(self._scans[n], int(asked[n])) for n in again])
+            parts = self._scanned_by_threads(queries, [(self._scans[n], int(requested[n])) for n in again])
             for number, part in zip(again, parts, strict=True):
                 found[number] = part
             estimates = np.concatenate([estimate for estimate, _, _ in found], axis=1)
             enough = estimates.shape[1] >= depth
             least = np.partition(estimates, -depth, axis=1)[:, -depth] if enough else np.full(len(queries), -np.inf)
-            again = np.array([n for n in np.flatnonzero(asked < totals) if (found[n][2] > least).any()], np.int64)
-            asked[again] = np.minimum(totals[again], asked[again] * 2)
+            again = np.array([n for n in np.flatnonzero(requested < totals) if (found[n][2] > least).any()], np.int64)
+            requested[again] = np.minimum(totals[again], requested[again] * 2)
         rows = np.concatenate([row for _, row, _ in found], axis=1)
         best = np.argsort(-estimates, axis=1)[:, :depth]
         return np.take_along_axis(rows, best, axis=1)
 
-    def _first_asked(self, totals: np.ndarray, depth: int) -> np.ndarray:
-        """How many rows each scan is asked for: its share of the best, and somewhat more where shares may differ."""
+    def _first_requests(self, totals: np.ndarray, depth: int) -> np.ndarray:
+        """Number of rows to request from each scan: its expected share of the best, plus a margin."""
         live = sum(scan.live for scan in self._scans)
         if depth >= live:
             return totals.copy()
@@ -203,23 +204,23 @@ class Searcher:
         return np.minimum(totals, np.ceil(share).astype(np.int64))
 
     def _scanned_by_threads(self, queries: np.ndarray, jobs: Sequence[tuple["_Scan", int]]) -> list[Any]:
-        """What `_Scan.candidates` gives for some scans, each with the number of rows that it is asked for."""
+        """Results of `_Scan.candidates` of some scans, each with the number of requested rows."""
 
         def run(some: Sequence[tuple["_Scan", int]]) -> list[Any]:
-            if len(queries) == 1:  # a setting of each thread
+            if len(queries) == 1:  # this setting is per thread
                 faiss.omp_set_num_threads(1)
-            return [scan.candidates(queries, asked) for scan, asked in some]
+            return [scan.candidates(queries, count) for scan, count in some]
 
         rows = sum(scan.index.ntotal for scan, _ in jobs)
         if len(jobs) > 1 and len(queries) == 1 and THREADS > 1 and rows > THREADED_ROWS:
-            # One share for each thread: handing over costs more than the scan of a small segment.
+            # One task for each thread, because a task costs more than the scan of a small segment.
             edges = [len(jobs) * number // THREADS for number in range(THREADS + 1)]
             shares = [jobs[first:last] for first, last in itertools.pairwise(edges) if first < last]
             return [part for parts in _pool().map(run, shares) for part in parts]
         return run(jobs)
 
     def scores(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Exact cosines of some rows, sorted; -1 stands for "nothing" and scores below everything."""
+        """Exact cosines of some rows in ascending order; row -1 (no row) has the score -inf."""
         scores = np.full(len(rows), -np.inf, np.float32)
         edges = np.searchsorted(rows, self._bases)
         if edges[0] == len(rows):
@@ -235,13 +236,16 @@ class Searcher:
     def search_runs(
         self, queries: np.ndarray, runs: Sequence[tuple[int, int, np.ndarray | None]], k: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Best tiles among some runs of rows, exactly: shapes as `search`.
+        """Find the best tiles in some runs of rows by exact search.
 
         Args:
             queries: float32 (queries, dim), unit length.
-            runs: First row, the row behind the last one, and which of them count (bool, or None for all); a run lies
+            runs: First row, end row (exclusive), and a bool mask of the rows to search, or None for all. Each run lies
                 in one part.
-            k: Best tiles for each query.
+            k: Number of tiles for each query.
+
+        Returns:
+            Cosines and rows, as in `search`.
         """
         best_scores, best_rows = _nothing(len(queries))
         for vectors, rows in self._filled(runs):
@@ -257,22 +261,22 @@ class Searcher:
         return best_scores, best_rows
 
     def _filled(self, runs: Sequence[tuple[int, int, np.ndarray | None]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Live vectors of runs as float32 blocks of at most `BLOCK` rows, with their numbers."""
+        """Yield live vectors of runs as float32 blocks of at most `BLOCK` rows, with their row numbers."""
         dim = self._parts[0].descriptors.shape[1] if self._parts else 0
         buffer, numbers, filled = np.empty((BLOCK, dim), np.float32), np.empty(BLOCK, np.int64), 0
-        for first, last, counts in runs:
+        for first, last, mask in runs:
             number = int(np.searchsorted(self._bases, first, side="right")) - 1
             part, base = self._parts[number], int(self._bases[number])
             if part.dead is not None:
                 alive = ~part.dead[first - base : last - base]
-                counts = alive if counts is None else counts & alive
-            rows = np.arange(first, last) if counts is None else first + np.flatnonzero(counts)
-            whole = len(rows) == last - first  # then a slice is converted, without a copy before
+                mask = alive if mask is None else mask & alive
+            rows = np.arange(first, last) if mask is None else first + np.flatnonzero(mask)
+            is_slice = len(rows) == last - first  # a slice is converted without a copy
             start = 0
             while start < len(rows):
                 size = min(len(rows) - start, BLOCK - filled)
                 some = rows[start : start + size]
-                inside = slice(int(some[0]) - base, int(some[-1]) - base + 1) if whole else some - base
+                inside = slice(int(some[0]) - base, int(some[-1]) - base + 1) if is_slice else some - base
                 to_float32(part.descriptors[inside], buffer[filled : filled + size])
                 numbers[filled : filled + size] = some
                 filled, start = filled + size, start + size
@@ -285,17 +289,17 @@ class Searcher:
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    """Threads that scan; one for each core, shared by all searches of the process."""
+    """Thread pool of scans, with one thread for each core, for all searches of the process."""
     return ThreadPoolExecutor(THREADS, "scan")
 
 
 class _Scan:
-    """A compressed structure, its removed rows, and the number of its first row in the whole.
+    """A compressed structure with its removed rows.
 
     Args:
         index: The structure.
-        dead: bool (rows,), True for removed rows; None where all are live.
-        base: Number of its first row in the whole.
+        dead: bool (rows,), True for removed rows; None if there are none.
+        base: Number of its first row, counted through all parts.
     """
 
     def __init__(self, index: Any, dead: np.ndarray | None, base: int) -> None:
@@ -304,7 +308,7 @@ class _Scan:
         self.live = int(index.ntotal) - (0 if dead is None else int(dead.sum()))
 
     def take(self, other: "_Scan") -> None:
-        """Append the rows of another structure with the same quantiser, which is empty afterwards."""
+        """Move the rows of another structure with the same quantiser to the end of this one."""
         mine, its = int(self.index.ntotal), int(other.index.ntotal)
         self.index.merge_from(other.index, 0)
         if self.dead is not None or other.dead is not None:
@@ -314,37 +318,37 @@ class _Scan:
         self._offsets = np.concatenate([self._offsets, other._offsets - mine])
         self.live += other.live
 
-    def candidates(self, queries: np.ndarray, asked: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Estimates and rows of the best rows, best first, and the last estimate: no row that is not seen is better.
+    def candidates(self, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Estimates and row numbers of the `count` best rows, best first, and the last estimate.
 
-        Removed rows are among them, with the row -1 and the estimate -inf.
+        Removed rows have the number -1 and the estimate -inf. No other row has a better estimate than the last one.
         """
-        estimates, rows = self.index.search(queries, asked)
-        lost = rows < 0
+        estimates, rows = self.index.search(queries, count)
+        missing = rows < 0
         if self.dead is not None:
-            lost |= self.dead[rows]
+            missing |= self.dead[rows]
         last = estimates[:, -1]
         numbers = rows + self._offsets[np.searchsorted(self._starts, rows, side="right") - 1]
-        return np.where(lost, np.float32(-np.inf), estimates), np.where(lost, -1, numbers), last
+        return np.where(missing, np.float32(-np.inf), estimates), np.where(missing, -1, numbers), last
 
 
 def _joined(scans: Sequence[_Scan]) -> list[_Scan]:
-    """Structures that share a quantiser as one, up to `SCAN_ROWS` rows: each has a fixed cost for every query."""
+    """Merge structures with the same quantiser up to `SCAN_ROWS` rows: each has a fixed cost for every query."""
     found: list[_Scan] = []
-    open_ones: dict[bytes, _Scan] = {}
+    latest: dict[bytes, _Scan] = {}
     for scan in scans:
-        quantizer = _quantizer_bytes(scan.index) if len(scans) > 1 else b""
-        into = open_ones.get(quantizer)
+        quantizer = _quantizer_digest(scan.index) if len(scans) > 1 else b""
+        into = latest.get(quantizer)
         if quantizer and into is not None and into.index.ntotal + scan.index.ntotal <= SCAN_ROWS:
             into.take(scan)
         else:
-            open_ones[quantizer] = scan
+            latest[quantizer] = scan
             found.append(scan)
     return found
 
 
-def _quantizer_bytes(index: Any) -> bytes:
-    """What two structures have in common that can be scanned as one; empty for a kind that cannot."""
+def _quantizer_digest(index: Any) -> bytes:
+    """Digest of the quantiser; structures with equal digests can be merged. Empty for other kinds of structures."""
     inner: Any = faiss.downcast_index(index.index)
     if not isinstance(inner, faiss.IndexPQFastScan):
         return b""
@@ -354,10 +358,10 @@ def _quantizer_bytes(index: Any) -> bytes:
 
 
 def to_float32(vectors: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """float16 to float32, three times as fast as `astype`, which converts one value after the other.
+    """Convert float16 to float32, three times as fast as `astype`, which converts values one by one.
 
-    The bits of exponent and fraction are moved to where float32 has them, and the product with 2^112 puts the
-    exponent right, also of subnormal numbers. Infinity and NaN, which descriptors never hold, become numbers.
+    The bits of exponent and fraction are shifted to their position in float32, and a product with 2^112 corrects the
+    exponent, also of subnormal numbers. Infinity and NaN, which descriptors do not contain, become finite numbers.
 
     Args:
         vectors: float16 (rows, dim).
@@ -366,7 +370,7 @@ def to_float32(vectors: np.ndarray, out: np.ndarray | None = None) -> np.ndarray
     if out is None:
         out = np.empty(vectors.shape, np.float32)
     halves, bits = np.asarray(vectors).view(np.int16), out.view(np.int32)
-    for start in range(0, len(out), 512):  # what fits into the cache
+    for start in range(0, len(out), 512):  # fits into the cache
         some = bits[start : start + 512]
         some[...] = halves[start : start + 512]
         some <<= 13
@@ -380,6 +384,6 @@ def _nothing(queries: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ordered(scores: np.ndarray, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of each line, by score and then by row: FAISS leaves equal scores in any order."""
+    """The k best of each query, ordered by score and then by row: FAISS returns equal scores in any order."""
     order = np.lexsort((rows, -scores), axis=1)[:, :k]
     return np.take_along_axis(scores, order, axis=1).astype(np.float32), np.take_along_axis(rows, order, axis=1)

@@ -1,4 +1,4 @@
-"""One segment of an index: written once, opened by memory-mapping, never changed."""
+"""Writes and opens segments of an index. A segment is written once and memory-mapped; it never changes."""
 
 import contextlib
 import functools
@@ -36,22 +36,22 @@ from gengeo_hf.index.scan import KIND, build_scan, measure_depth, read_scan
 from gengeo_hf.index.search import Part
 from gengeo_hf.index.spatial import BLOCK_ROWS, block_balls, runs_near, spatial_order, within
 
-THUMBNAIL = "thumbnail"  # row of the picture in thumbnails.parquet; pictures stay in the order of the imagery
+THUMBNAIL = "thumbnail"  # row of the picture in thumbnails.parquet, which has the order of the imagery
 SEGMENT_SCHEMA = TILE_SCHEMA.append(pa.field(THUMBNAIL, pa.int64()))
 LEFT_OUT_SCHEMA = pa.schema([field.with_nullable(True) for field in TILE_SCHEMA] + [("reason", pa.string())])
 THUMBNAIL_SCHEMA = pa.schema([pa.field("tile_id", pa.string()), pa.field("jpeg", pa.binary())])
-THUMBNAILS_IN_GROUP = 64  # a map of five places must not decode a million thumbnails
-TABLE_ROWS = 65_536  # of one record batch
+THUMBNAILS_IN_GROUP = 64  # rows of a row group: a map of five places must not decode a million thumbnails
+TABLE_ROWS = 65_536  # rows of a record batch
 
 
 @dataclass
 class NewRows:
-    """What a segment is made of, in any order; it is written in spatial order.
+    """Rows of a new segment, in any order; the segment is written in spatial order.
 
     Args:
-        tiles: `TILE_SCHEMA`.
-        descriptors: Blocks of unit vectors (rows, dim), together as many rows as `tiles`.
-        thumbnails: Blocks of JPEGs for the same rows, b"" where there is none; None stores none.
+        tiles: Table of tiles, `TILE_SCHEMA`.
+        descriptors: Blocks of unit vectors (rows, dim), with as many rows in total as `tiles`.
+        thumbnails: Blocks of JPEGs of the same rows, b"" if there is none; None stores none.
     """
 
     tiles: pa.Table
@@ -60,12 +60,12 @@ class NewRows:
 
 
 def write_segment(index: Path, rows: NewRows, dim: int) -> Segment:
-    """Write a segment without a compressed structure into the directory of an index; no manifest names it yet.
+    """Write a segment without a compressed structure to the directory of an index; the manifest is not changed.
 
     Args:
-        index: The index's directory.
-        rows: What to write.
-        dim: Length of a descriptor.
+        index: Directory of the index.
+        rows: Rows to write.
+        dim: Number of values of a descriptor.
 
     Raises:
         GenGeoError: The number of descriptors is not that of the tiles.
@@ -95,16 +95,16 @@ def write_segment(index: Path, rows: NewRows, dim: int) -> Segment:
 
 
 def _write_descriptors(path: Path, blocks: Iterable[np.ndarray], order: np.ndarray, dim: int) -> None:
-    """Write blocks of vectors, each to its place in spatial order, without holding them all."""
-    place = np.empty(len(order), np.int64)
-    place[order] = np.arange(len(order))
+    """Write blocks of vectors in spatial order, without holding all of them in memory."""
+    position = np.empty(len(order), np.int64)
+    position[order] = np.arange(len(order))
     with path.open("wb") as file:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False}
         np.lib.format.write_array_header_1_0(file, header | {"shape": (len(order), dim)})
         file.flush()
         begin = file.tell()
         size = 2 * dim * len(order)
-        # Room is taken before it is written to: a full disk is an error here, and a crash in mapped memory.
+        # Disk space is allocated first: a full disk raises an error here, but crashes writes to mapped memory.
         if hasattr(os, "posix_fallocate") and size:
             os.posix_fallocate(file.fileno(), 0, begin + size)
         else:
@@ -115,19 +115,19 @@ def _write_descriptors(path: Path, blocks: Iterable[np.ndarray], order: np.ndarr
         out = np.memmap(path, np.float16, "r+", begin, (len(order), dim))
         for block in blocks:
             if written + len(block) <= len(order):
-                out[place[written : written + len(block)]] = block
+                out[position[written : written + len(block)]] = block
             written += len(block)
         out.flush()
         del out
     if written != len(order):
-        raise GenGeoError(f"{written} descriptors for {len(order)} tiles: one for each tile is expected")
+        raise GenGeoError(f"found {written} descriptors for {len(order)} tiles; expected one for each tile")
 
 
 def _write_thumbnails(path: Path, ids: pa.ChunkedArray, blocks: Iterable[list[bytes]]) -> np.ndarray:
-    """Write JPEGs in groups that can be read one by one; gives the row of each tile's picture, -1 for none."""
+    """Write JPEGs in row groups; returns the row of each tile's picture, -1 for none."""
     pictures = np.full(len(ids), -1, np.int64)
     pending: list[tuple[str, bytes]] = []
-    seen = kept = 0
+    read = kept = 0
     with pa.parquet.ParquetWriter(path, THUMBNAIL_SCHEMA, compression="none") as writer:  # JPEG is compressed already
 
         def flush(size: int) -> None:
@@ -136,27 +136,30 @@ def _write_thumbnails(path: Path, ids: pa.ChunkedArray, blocks: Iterable[list[by
             del pending[:size]
 
         for block in blocks:
-            names = ids.slice(seen, len(block)).to_pylist()
+            names = ids.slice(read, len(block)).to_pylist()
             for number, (name, jpeg) in enumerate(zip(names, block, strict=True)):
                 if jpeg:
-                    pictures[seen + number] = kept
+                    pictures[read + number] = kept
                     pending.append((name, jpeg))
                     kept += 1
-            seen += len(block)
-            if full := len(pending) // THUMBNAILS_IN_GROUP * THUMBNAILS_IN_GROUP:
-                flush(full)
+            read += len(block)
+            if complete := len(pending) // THUMBNAILS_IN_GROUP * THUMBNAILS_IN_GROUP:
+                flush(complete)
         if pending:
             flush(len(pending))
     return pictures
 
 
 def add_scan(index: Path, record: Segment, like: Path | None) -> Segment:
-    """Give a segment a compressed structure, and measure it.
+    """Build and measure the compressed structure of a segment.
 
     Args:
-        index: The index's directory.
-        record: The segment.
-        like: Stored structure whose quantiser is shared; None learns a new one.
+        index: Directory of the index.
+        record: Record of the segment.
+        like: File of a structure whose quantiser is used; None learns a new quantiser.
+
+    Returns:
+        Record of the segment with the structure.
 
     Raises:
         OSError: The disk is full or cannot be written.
@@ -170,7 +173,7 @@ def add_scan(index: Path, record: Segment, like: Path | None) -> Segment:
     names = [f"scan-{number}.faiss" for number in range(len(made))]
     for name, structure in zip(names, made, strict=True):
         file = folder / name
-        file.write_bytes(faiss.serialize_index(structure).data)  # FAISS's own writer hides why it failed
+        file.write_bytes(faiss.serialize_index(structure).data)  # the writer of FAISS hides the reason of an error
         match_modes(file, index)
         sync(file)
         files[name] = FileRecord(file.stat().st_size, sha256_of(file))
@@ -179,13 +182,13 @@ def add_scan(index: Path, record: Segment, like: Path | None) -> Segment:
 
 
 def write_tombstones(index: Path, segment: Segment, dead: np.ndarray, version: int) -> Tombstones:
-    """Write which rows of a segment are removed, beside the earlier ones, which readers may still use.
+    """Write a file of removed rows; earlier files of the segment stay, because readers may use them.
 
     Args:
-        index: The index's directory.
-        segment: The segment.
-        dead: bool (tiles,).
-        version: Of the manifest that will name the file.
+        index: Directory of the index.
+        segment: Record of the segment.
+        dead: bool (tiles,), True for removed rows.
+        version: Version of the manifest that will list the file.
     """
     file = index / segment.name / f"deleted-{version:06d}.npy"
     np.save(file, np.packbits(dead), allow_pickle=False)
@@ -196,16 +199,16 @@ def write_tombstones(index: Path, segment: Segment, dead: np.ndarray, version: i
 
 
 class SegmentReader:
-    """An open segment. It keeps answering after its files were removed by a later version.
+    """An open segment. It can still be read after a later version has removed its files.
 
     Args:
-        index: The index's directory.
-        record: What the manifest says of the segment.
-        dim: Length of a descriptor.
-        searchable: Also read the compressed structure; edits need none.
+        index: Directory of the index.
+        record: Record of the segment in the manifest.
+        dim: Number of values of a descriptor.
+        searchable: Also read the compressed structure; not needed for edits.
 
     Raises:
-        GenGeoError: A file cannot be read or is not as the manifest says.
+        GenGeoError: A file cannot be read or does not match the manifest.
     """
 
     def __init__(self, index: Path, record: Segment, dim: int, searchable: bool = True) -> None:
@@ -220,32 +223,32 @@ class SegmentReader:
             self.dead = np.unpackbits(bits, count=record.tiles).astype(bool)
             if int(self.dead.sum()) != record.deleted:
                 raise GenGeoError(f"{folder / record.tombstones.file} does not fit the manifest; {REMEDY}")
-        # Mapped now, so that pictures can be read after a later version has removed the file.
+        # Mapped here, so that pictures can be read after a later version has removed the file.
         self._pictures = pa.memory_map(str(folder / THUMBNAILS)) if THUMBNAILS in record.files else None
         self._scan = [read_scan(folder / name, dim) for name in record.scan.files] if record.scan and searchable else []
         if self._scan and sum(index.ntotal for index in self._scan) != record.tiles:
             raise GenGeoError(f"the scan in {folder} does not hold the {record.tiles} tiles of its segment; {REMEDY}")
 
     def part(self) -> Part:
-        """What searches need of the segment."""
+        """Data of the segment for searches."""
         scan = self.record.scan
         return Part(self.descriptors, self.dead, self._scan, scan.depth) if scan else Part(self.descriptors, self.dead)
 
     def live_rows(self) -> np.ndarray:
-        """Rows that can be found, int64."""
+        """Rows that are not removed, int64."""
         return np.arange(self.record.tiles) if self.dead is None else np.flatnonzero(~self.dead)
 
     def live_tiles(self) -> pa.Table:
-        """Their rows of the tile table (`TILE_SCHEMA`)."""
+        """Table of tiles that are not removed (`TILE_SCHEMA`)."""
         table = self.tiles.select(TILE_SCHEMA.names)
         return table if self.dead is None else table.filter(pa.array(~self.dead))
 
     def column(self, name: str) -> np.ndarray:
-        """A column of numbers, all rows."""
+        """Values of a numeric column for all rows."""
         return self.tiles[name].to_numpy()
 
     def runs_in(self, area: Area) -> list[tuple[int, int, np.ndarray]]:
-        """Runs of rows and which of them have their centre in an area."""
+        """Runs of rows (first, end), each with a mask of the tiles whose centre lies in an area."""
         found, near = [], area.around()
         for first, last in runs_near(self.balls, self.record.tiles, near):
             lat, lon = (self.tiles[name].slice(first, last - first).to_numpy() for name in ("lat", "lon"))
@@ -254,7 +257,7 @@ class SegmentReader:
         return found
 
     def thumbnails(self, rows: Iterable[int]) -> dict[int, bytes]:
-        """JPEGs of some rows; rows without one are left out."""
+        """JPEGs of some rows, by row; rows without a picture are left out."""
         if self._pictures is None:
             return {}
         with _readable(f"{THUMBNAILS} of {self.record.name}"):
@@ -279,13 +282,13 @@ def _open_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """Map an array into memory, read-only.
 
     Raises:
-        GenGeoError: The file cannot be read, or its type or shape is not the manifest's.
+        GenGeoError: The file cannot be read, or its type or shape does not match the manifest.
     """
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
         if not isinstance(found, np.ndarray):
             raise ValueError("it is an archive")
-    except Exception as error:  # a damaged header raises whatever numpy's parser happens to meet
+    except Exception as error:  # a damaged header may raise any exception
         raise GenGeoError(f"{path} cannot be read: {first_line(error)}; {REMEDY}") from error
     if found.shape != shape or found.dtype != dtype:
         raise GenGeoError(f"{path} holds {found.dtype} {found.shape}, expected {np.dtype(dtype)} {shape}; {REMEDY}")
@@ -293,10 +296,10 @@ def _open_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def _open_table(path: Path, tiles: int) -> pa.Table:
-    """Map a tile table into memory. Its contents are checked: a damaged offset must not be followed.
+    """Map a table of tiles into memory and validate its contents, because damaged offsets would be unsafe.
 
     Raises:
-        GenGeoError: It cannot be read, or columns or length are not as the manifest says.
+        GenGeoError: The file cannot be read, or its columns or length do not match the manifest.
     """
     with _readable(path):
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
@@ -308,12 +311,12 @@ def _open_table(path: Path, tiles: int) -> pa.Table:
 
 @contextlib.contextmanager
 def _readable(file: Path | str) -> Iterator[None]:
-    """Whatever pyarrow says of a damaged file, in one line."""
+    """Convert any error of pyarrow for a damaged file to a one-line `GenGeoError`."""
     try:
         yield
     except GenGeoError:
         raise
-    except Exception as error:  # a damaged file raises whatever its reader happens to meet
+    except Exception as error:  # a damaged file may raise any exception
         raise GenGeoError(f"{file} cannot be read: {first_line(error)}; {REMEDY}") from error
 
 
@@ -321,12 +324,12 @@ def check_files(index: Path, records: Mapping[str, FileRecord], checksums: bool 
     """Compare files with their records.
 
     Args:
-        index: The index's directory.
-        records: See `Manifest.checked_files`.
-        checksums: False compares sizes only, in no time at any size.
+        index: Directory of the index.
+        records: Records by path, see `Manifest.checked_files`.
+        checksums: Compare SHA-256 as well; False compares only sizes, which is fast.
 
     Raises:
-        GenGeoError: A file is missing, has another size, or other bytes.
+        GenGeoError: A file is missing, or has another size or content.
     """
     for name, expected in records.items():
         file = index / name
@@ -339,7 +342,7 @@ def check_files(index: Path, records: Mapping[str, FileRecord], checksums: bool 
 
 
 def read_left_out(file: Path) -> pa.Table:
-    """Tiles that could not be read, and why: `LEFT_OUT_SCHEMA`."""
+    """Read the table of tiles that could not be read, `LEFT_OUT_SCHEMA`."""
     with _readable(file):
         found = pa.parquet.read_table(file)
         if found.schema.names != LEFT_OUT_SCHEMA.names:
@@ -348,7 +351,7 @@ def read_left_out(file: Path) -> pa.Table:
 
 
 def thumbnail(image: Image.Image, side: int) -> bytes:
-    """A JPEG of at most `side` pixels."""
+    """Encode an image as a JPEG of at most `side` pixels."""
     small = image.copy()
     small.thumbnail((side, side))
     buffer = io.BytesIO()

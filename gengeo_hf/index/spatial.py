@@ -1,8 +1,8 @@
-"""Tiles in an order in which neighbours on the ground are neighbours in the file.
+"""Spatial order of tiles, and search of the rows near a position.
 
-Rows are sorted by a Morton code of Web Mercator, so each block of 256 rows covers a small piece of ground. A block is
-described by the smallest ball about the mean of its positions on the unit sphere: poles and the date line need no care.
-A circle on the ground touches few blocks, which lie in few runs of rows.
+Rows are sorted by a Morton code of Web Mercator, so each block of 256 rows covers a small area. A block has a bounding
+sphere around the mean of its positions on the unit sphere, so poles and the date line need no special cases. A circle
+on the ground intersects few blocks, which form few runs of rows.
 """
 
 import math
@@ -13,15 +13,15 @@ from gengeo_hf.common.geo import chord, to_unit_vectors
 from gengeo_hf.common.units import Near
 
 BLOCK_ROWS = 256
-_BITS = 24  # of each axis: cells of 2.4 m at the equator
-_MOST_NORTHERN = 89.9  # degrees; Mercator has no poles
+_BITS = 24  # bits of each axis: cells of 2.4 m at the equator
+_MOST_NORTHERN = 89.9  # degrees; Mercator does not include the poles
 
 
 def spatial_order(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    """Rows in spatial order: int64 (tiles,). Equal positions keep their order.
+    """Rows in spatial order, int64 (tiles,). Equal positions keep their order.
 
     Args:
-        lat, lon: Degrees, shape (tiles,).
+        lat, lon: (tiles,) positions in degrees.
     """
     size = 1 << _BITS
     phi = np.radians(np.clip(lat, -_MOST_NORTHERN, _MOST_NORTHERN))
@@ -32,7 +32,7 @@ def spatial_order(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
-    """Bits with a zero between each two."""
+    """Insert a zero between all bits."""
     for shift, mask in (
         (16, 0x0000FFFF0000FFFF),
         (8, 0x00FF00FF00FF00FF),
@@ -45,13 +45,13 @@ def _spread(values: np.ndarray) -> np.ndarray:
 
 
 def block_balls(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-    """A ball about each block of rows: float64 (blocks, 4), centre and radius on the unit sphere.
+    """Bounding sphere of each block of rows: float64 (blocks, 4), centre and radius on the unit sphere.
 
     Args:
-        lat, lon: Degrees, shape (tiles,), in the order of the rows.
+        lat, lon: (tiles,) positions in degrees, in the order of the rows.
     """
     balls = np.empty((-(-len(lat) // BLOCK_ROWS), 4))
-    for first in range(0, len(balls), 1024):  # some 260,000 tiles at a time
+    for first in range(0, len(balls), 1024):  # about 260,000 tiles at a time
         rows = slice(first * BLOCK_ROWS, (first + 1024) * BLOCK_ROWS)
         points = to_unit_vectors(lat[rows], lon[rows])
         for block in range(first, min(first + 1024, len(balls))):
@@ -62,11 +62,11 @@ def block_balls(lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
 
 
 def runs_near(balls: np.ndarray, tiles: int, near: Near) -> list[tuple[int, int]]:
-    """Runs of rows (first, behind the last) outside of which no tile lies in the circle.
+    """Runs of rows (first, end) that contain all tiles in a circle.
 
     Args:
-        balls: See `block_balls`.
-        tiles: Rows in all.
+        balls: Result of `block_balls`.
+        tiles: Number of rows.
         near: The circle.
     """
     if not len(balls):
@@ -81,10 +81,10 @@ def runs_near(balls: np.ndarray, tiles: int, near: Near) -> list[tuple[int, int]
 
 
 def within(lat: np.ndarray, lon: np.ndarray, near: Near) -> np.ndarray:
-    """Which positions lie in the circle: bool, the shape of `lat`.
+    """Whether each position lies in a circle: bool, with the shape of `lat`.
 
     Args:
-        lat, lon: Degrees.
+        lat, lon: Positions in degrees.
         near: The circle.
     """
     gaps = to_unit_vectors(lat, lon) - to_unit_vectors(near.lat, near.lon)

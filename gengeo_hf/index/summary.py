@@ -1,4 +1,4 @@
-"""What an index holds, as text and as JSON: the report of a build, and what `gengeo info` prints."""
+"""Summary of an index as text and JSON, for `gengeo info`."""
 
 from dataclasses import asdict
 from typing import Any
@@ -10,16 +10,16 @@ from gengeo_hf.index.adapt import adaptation_of
 from gengeo_hf.index.manifest import Manifest
 from gengeo_hf.index.search import whole_depth
 
-MOST = 5  # sources, sizes and unreadable tiles that are named
+MOST = 5  # maximum number of listed sources, sizes and unreadable tiles
 
 
 def summary(path: str, manifest: Manifest, left_out: pa.Table) -> str:
-    """Some fifteen lines: tiles, model, search and its loss, extent, sources, what was left out, history.
+    """Format tiles, model, search, extent, sources, left-out tiles and history, in about fifteen lines.
 
     Args:
-        path: What the index is called.
-        manifest: Of the version in use.
-        left_out: `LEFT_OUT_SCHEMA`, tiles that could not be read.
+        path: Name of the index.
+        manifest: Manifest of the version in use.
+        left_out: Table of tiles that could not be read, `LEFT_OUT_SCHEMA`.
     """
     count = manifest.tiles
     size = sum(file.bytes for file in manifest.checked_files().values())
@@ -29,7 +29,7 @@ def summary(path: str, manifest: Manifest, left_out: pa.Table) -> str:
         f"tiles        {count:,} of {manifest.dim} dimensions, {size / 1e6:,.1f} MB"
         + (f", {size / count / 1000:.1f} kB a tile" if count else ""),
         f"segments     {len(manifest.segments)}"
-        + (f"; {manifest.deleted:,} removed tiles still take room: gengeo compact" if manifest.deleted else ""),
+        + (f"; {manifest.deleted:,} removed tiles still take disk space: gengeo compact" if manifest.deleted else ""),
         f"model        {model.name or 'unnamed'}, fingerprint {model.fingerprint[:16]}"
         + (f", computed by {model.computed_by}" if model.computed_by else ""),
         f"search       {search_text(manifest)}",
@@ -54,7 +54,7 @@ def summary(path: str, manifest: Manifest, left_out: pa.Table) -> str:
     for event in manifest.history[:1] + manifest.history[1:][-MOST:]:
         details = [f"{key} {value}" for key, value in event.details.items()]
         lines.append(f"{event.what:<12} {event.when} {', '.join(details)}")
-    return "\n".join(printable(line) for line in lines)  # names and ids come from the imagery's author
+    return "\n".join(printable(line) for line in lines)  # names and ids are untrusted text of the imagery
 
 
 def _sources(manifest: Manifest) -> list[str]:
@@ -72,7 +72,7 @@ def _sources(manifest: Manifest) -> list[str]:
 
 
 def search_text(manifest: Manifest) -> str:
-    """How the index is searched, and what that loses against exact search."""
+    """Format the kind of search and its recall against exact search."""
     scans = [segment.scan for segment in manifest.segments if segment.scan]
     if not scans:
         return "exact"
@@ -80,21 +80,21 @@ def search_text(manifest: Manifest) -> str:
     worst = min(scans, key=lambda scan: scan.recall_at_10)
     return (
         f"compressed scan of {scanned:,} tiles, the best {search_depth(manifest):,} scored exactly; measured "
-        f"against exact search on {worst.samples} made-up queries: recall@1 {worst.recall_at_1:.3f}, recall@10 "
+        f"against exact search on {worst.samples} synthetic queries: recall@1 {worst.recall_at_1:.3f}, recall@10 "
         f"{worst.recall_at_10:.3f}"
     )
 
 
 def search_depth(manifest: Manifest) -> int:
-    """How many tiles are scored exactly for ten that are asked for."""
+    """Number of tiles that are scored exactly for ten requested tiles."""
     return whole_depth([segment.scan.depth for segment in manifest.segments if segment.scan])
 
 
 def as_json(manifest: Manifest) -> dict[str, Any]:
-    """What `gengeo info --json` prints.
+    """JSON object of `gengeo info --json`.
 
     Args:
-        manifest: Of the version in use.
+        manifest: Manifest of the version in use.
     """
     scans = [segment.scan for segment in manifest.segments if segment.scan]
     attributions = dict.fromkeys(source.attribution for source in manifest.sources if source.attribution)

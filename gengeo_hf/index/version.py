@@ -1,4 +1,4 @@
-"""One version of an index, opened: its segments as they were at one moment. Searches use one from start to end."""
+"""An open version of an index, whose segments do not change. A search uses one version from start to end."""
 
 import functools
 import time
@@ -21,15 +21,15 @@ from gengeo_hf.index.segment import LEFT_OUT_SCHEMA, SegmentReader, check_files,
 
 
 class Version:
-    """The open segments of one manifest.
+    """Open segments of one manifest.
 
     Args:
-        path: The index's directory.
-        verify: Compare the SHA-256 of every file; False compares sizes only.
+        path: Directory of the index.
+        verify: Compare the SHA-256 of every file; False compares only sizes.
         searchable: Also read the compressed structures.
 
     Raises:
-        GenGeoError: Not an index, damaged, or of another format version.
+        GenGeoError: The directory is not an index, is damaged, or has another format version.
     """
 
     def __init__(self, path: Path, verify: bool = True, searchable: bool = True) -> None:
@@ -48,55 +48,55 @@ class Version:
         self._common = replace(self.manifest.sources[0], name="", tiles=0) if len(stated) == 1 else Source("")
 
     def source_of(self, name: str) -> Source:
-        """The rights of imagery by its name; those that all sources share where the name is not listed."""
+        """Rights of a source by name; if it is not listed, those that all sources have in common."""
         return self._sources.get(name, self._common)
 
     @functools.cached_property
     def cells(self) -> CellSearch | None:
-        """The fused search of cells that have tiles of several ground sizes; None where tiles stand for themselves."""
+        """Fused search of cells with tiles of several ground sizes; None for an index with one size."""
         return CellSearch(self, self.manifest.fusion) if self.manifest.fusion else None
 
     def search(self, queries: np.ndarray, k: int, area: Area | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and rows, numbered through all segments; see `Searcher.search`.
+        """Find the best tiles: scores and rows, counted through all segments; see `Searcher.search`.
 
         Args:
             queries: float32 (queries, dim), unit length.
-            k: Best tiles for each query.
-            area: Where the centres of tiles must lie; they are then scored exactly.
+            k: Number of tiles for each query.
+            area: Area in which the centres of tiles must lie; they are scored exactly. None searches all tiles.
         """
         if area is None:
             return self.searcher.search(queries, k)
         runs = [
-            (int(base) + first, int(base) + last, counts)
+            (int(base) + first, int(base) + last, mask)
             for segment, base in zip(self.segments, self.bases[:-1], strict=True)
-            for first, last, counts in segment.runs_in(area)
+            for first, last, mask in segment.runs_in(area)
         ]
         return self.searcher.search_runs(queries, runs, k)
 
     def locate(self, row: int) -> tuple[SegmentReader, int]:
-        """The segment of a row, and its number there."""
+        """Segment of a row, and the row in this segment."""
         number = int(np.searchsorted(self.bases, row, side="right")) - 1
         return self.segments[number], row - int(self.bases[number])
 
     def tiles(self) -> pa.Table:
-        """The table of all live tiles, `TILE_SCHEMA`."""
+        """Table of all live tiles, `TILE_SCHEMA`."""
         return pa.concat_tables([TILE_SCHEMA.empty_table(), *(segment.live_tiles() for segment in self.segments)])
 
     def descriptor_blocks(self) -> Iterator[np.ndarray]:
-        """Descriptors of all live tiles in the order of `tiles`, float16 (at most `BLOCK`, dim) at a time."""
+        """Yield descriptors of all live tiles in the order of `tiles`, float16 (at most `BLOCK`, dim)."""
         for segment in self.segments:
             rows = segment.live_rows()
             for start in range(0, len(rows), BLOCK):
                 yield segment.descriptors[rows[start : start + BLOCK]]
 
     def descriptors(self) -> np.ndarray:
-        """Descriptors of all live tiles: mapped where one segment holds them all, copied otherwise."""
+        """Descriptors of all live tiles: memory-mapped if there is one segment without removed tiles, else a copy."""
         if len(self.segments) == 1 and self.segments[0].dead is None:
             return self.segments[0].descriptors
         return np.concatenate([np.empty((0, self.manifest.dim), np.float16), *self.descriptor_blocks()])
 
     def thumbnails(self, tile_ids: Sequence[str]) -> dict[str, bytes]:
-        """JPEGs of live tiles by their id, where the index keeps them."""
+        """JPEGs of live tiles by id, as far as the index has them."""
         found: dict[str, bytes] = {}
         for segment in self.segments:
             mask = is_in(segment.tiles["tile_id"], tile_ids)
@@ -108,40 +108,40 @@ class Version:
 
 
 def is_in(column: pa.ChunkedArray, ids: Sequence[str] | pa.ChunkedArray) -> np.ndarray:
-    """Which values of a text column occur in a list or another column: bool."""
+    """Whether each value of a text column occurs in a list or another column: bool (rows,)."""
     wanted = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else pa.array(list(ids), pa.string())
     return np.array(pc.is_in(column, wanted).to_numpy(), dtype=bool)
 
 
 def open_version(path: str | Path, verify: bool = True) -> Version:
-    """Open an index, again if another process made a new version meanwhile: old and new never mix.
+    """Open an index; repeats if another process writes a new version at the same time, so that versions never mix.
 
     Args:
-        path: The index's directory.
-        verify: See `Version`.
+        path: Directory of the index.
+        verify: As in `Version`.
 
     Raises:
-        GenGeoError: See `Version`.
+        GenGeoError: As `Version`.
     """
     path = Path(path)
-    if not has_manifest(path):  # where a file system cannot exchange directories there are some moments without one
+    if not has_manifest(path):  # some file systems cannot exchange directories atomically
         put_back(path)
     while True:
-        before = _stamp(path)
+        before = _manifest_state(path)
         try:
             opened = Version(path, verify)
-            if _stamp(path) == before:
+            if _manifest_state(path) == before:
                 return opened
         except (GenGeoError, OSError) as error:
-            if _stamp(path) == before:
+            if _manifest_state(path) == before:
                 if isinstance(error, GenGeoError):
                     raise
                 raise GenGeoError(f"{path} cannot be read: {error}") from error
         time.sleep(0.01)
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """What changes with every version: number and time of the manifest."""
+def _manifest_state(path: Path) -> tuple[int, int] | None:
+    """Inode and modification time of the manifest, which change with every version."""
     try:
         found = (real_path(path) / MANIFEST).stat()
     except OSError:

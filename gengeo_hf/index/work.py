@@ -1,11 +1,11 @@
-"""The unfinished work of a build: one Parquet file for each 256 tiles, kept until all are there.
+"""Unfinished work of a build: one Parquet file (shard) for each 256 tiles.
 
-    city.gengeo.partial/<key>/plan.json               what the work belongs to
-    city.gengeo.partial/<key>/shard-000000256.parquet tiles 256 to 511, written whole or not at all
+    city.gengeo.partial/<key>/plan.json               key of the build
+    city.gengeo.partial/<key>/shard-000000256.parquet tiles 256 to 511, written atomically
 
-The key stands for the model, the tiles and how they are cut. A second run of the same command finds its shards;
-another command with the same output has another key, and what it finds stays. Processes that run the same command share
-the work: each takes shards that nobody holds.
+The key depends on the model, the tiles and their size. A second run of the same command finds its shards; another
+command with the same output has another key, and does not change them. Processes that run the same command divide the
+work: each encodes shards that no other process has locked.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ from gengeo_hf.encoding.protocol import EncoderProtocol
 from gengeo_hf.imagery.tiles import TileSource
 
 SHARD = 256
-PARTLY_EMPTY = "partly empty"  # state of a tile that was encoded although some of its pixels hold no data
+PARTLY_EMPTY = "partly empty"  # state of an encoded tile with some pixels without data
 PLAN, PLAN_LOCK, ASSEMBLY_LOCK = "plan.json", "plan.lock", ".assembly.lock"
 SHARD_SCHEMA = pa.schema(
     [("row", pa.int64()), ("state", pa.string()), ("descriptor", pa.binary()), ("jpeg", pa.binary())]
@@ -35,12 +35,12 @@ SHARD_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Work:
-    """The work folder of a build, and what it belongs to.
+    """Work directory of a build.
 
     Args:
-        folder: Holds the plan, shards and locks.
-        key: Hash of the model, the tiles and how they are cut.
-        tiles: Rows of the source.
+        folder: Directory of plan, shards and locks.
+        key: Key of the build, see `work_key`.
+        tiles: Number of rows of the source.
     """
 
     folder: Path
@@ -49,38 +49,38 @@ class Work:
 
     @classmethod
     def of(cls, out: Path, encoder: EncoderProtocol, source: TileSource, thumbnail_pixels: int) -> "Work":
-        """The work of a build; nothing is written.
+        """Create the work of a build; nothing is written.
 
         Args:
             out: Directory of the index.
-            encoder: What encodes.
-            source: What is encoded.
-            thumbnail_pixels: Side of the pictures for maps.
+            encoder: Encoder of the tiles.
+            source: Imagery with the tiles.
+            thumbnail_pixels: Side of thumbnails in pixels.
         """
         key = work_key(encoder.fingerprint, source, thumbnail_pixels)
         return cls(out.with_name(f"{out.name}.partial") / key[:16], key, source.table.num_rows)
 
     def begin(self) -> None:
-        """Make the folder and its plan."""
+        """Create the directory and its plan."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with exclusive(self.folder / PLAN_LOCK):
-            if not self.goes_on():
+            if not self.is_active():
                 write_json(self.folder / PLAN, {"key": self.key})
 
-    def goes_on(self) -> bool:
-        """False once another process that shares the work has put its shards together."""
+    def is_active(self) -> bool:
+        """Whether the shards are not assembled yet; another process of the same build may assemble them."""
         return (self.folder / PLAN).is_file()
 
     def others(self) -> list[Path]:
-        """Folders with finished shards of other commands with the same output."""
+        """Directories with finished shards of other commands with the same output."""
         kept = (path for path in self.folder.parent.glob("*/") if path != self.folder)
         return sorted(path for path in kept if any(path.glob("shard-*.parquet")))
 
     def units(self, part: tuple[int, int] = (0, 1)) -> list[range]:
-        """Rows of each shard.
+        """Rows of each shard of a part.
 
         Args:
-            part: Which part of how many: whole shards, as many in each part as can be.
+            part: Zero-based index of the part, and number of parts; shards are divided evenly.
         """
         starts = range(0, self.tiles, SHARD)
         number, count = part
@@ -88,53 +88,53 @@ class Work:
         return [range(start, min(start + SHARD, self.tiles)) for start in mine]
 
     def file(self, unit: range) -> Path:
-        """Where a shard is kept."""
+        """Path of a shard."""
         return self.folder / f"shard-{unit.start:09d}.parquet"
 
-    def keep(self, unit: range, table: pa.Table) -> None:
-        """Write a shard, unless the work was put together meanwhile: encoding takes long enough for that."""
+    def write(self, unit: range, table: pa.Table) -> None:
+        """Write a shard, unless another process has assembled the work during encoding."""
         with exclusive(self.folder / PLAN_LOCK):
-            if self.goes_on():
+            if self.is_active():
                 with atomic_file(self.file(unit)) as temporary:
                     stated = table.replace_schema_metadata({"checksum": _checksum(table), "key": self.key})
                     pa.parquet.write_table(stated, temporary)
 
-    def is_whole(self, unit: range) -> bool:
-        """Whether a shard is there and holds what was written; one that does not is made again."""
+    def is_complete(self, unit: range) -> bool:
+        """Whether a shard exists and is not damaged; a damaged shard is encoded again."""
         try:
             table = pa.parquet.read_table(self.file(unit))
             stated = table.schema.metadata or {}
             return (stated.get(b"checksum"), stated.get(b"key")) == (_checksum(table).encode(), self.key.encode())
-        except Exception:  # a damaged file raises whatever its reader happens to meet
+        except Exception:  # a damaged file may raise any exception
             return False
 
     @contextlib.contextmanager
     def assembling(self) -> Iterator[bool]:
-        """Hold the right to put the shards together; False where another process has done it."""
+        """Lock the assembly of the shards; yields False if another process has assembled them."""
         try:
             with exclusive(self.folder.parent / ASSEMBLY_LOCK):
                 try:
-                    yield self.goes_on()
+                    yield self.is_active()
                 finally:
-                    if not self.goes_on():
-                        shutil.rmtree(self.folder, ignore_errors=True)  # lock files that came late
+                    if not self.is_active():
+                        shutil.rmtree(self.folder, ignore_errors=True)  # lock files of other processes
         finally:
-            with contextlib.suppress(OSError):  # work of other commands stays
+            with contextlib.suppress(OSError):  # keep work of other commands
                 self.folder.parent.rmdir()
 
     def end(self) -> None:
-        """Remove the folder, the plan first: whoever shares the work knows by its absence that all is done."""
+        """Remove the directory, the plan first: without it, other processes know that the work is assembled."""
         (self.folder / PLAN).unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)  # another process may be putting lock files there
+        shutil.rmtree(self.folder, ignore_errors=True)  # another process may be creating lock files
 
 
 def work_key(fingerprint: str, source: TileSource, thumbnail_pixels: int) -> str:
-    """Hash of all that the shards of a build depend on.
+    """SHA-256 of everything on which the shards of a build depend.
 
     Args:
-        fingerprint: Of the model.
-        source: The tiles.
-        thumbnail_pixels: Side of the pictures for maps.
+        fingerprint: Fingerprint of the model.
+        source: Imagery with the tiles.
+        thumbnail_pixels: Side of thumbnails in pixels.
     """
     rendering = getattr(source, "rendering", "")
     digest = hashlib.sha256(f"{fingerprint} {thumbnail_pixels} {SHARD} {rendering}".encode())
@@ -144,7 +144,7 @@ def work_key(fingerprint: str, source: TileSource, thumbnail_pixels: int) -> str
 
 
 def _checksum(table: pa.Table) -> str:
-    """SHA-256 of what a shard holds."""
+    """SHA-256 of the values of a shard."""
     digest = hashlib.sha256()
     for column in table.columns:
         for value in column.to_pylist():
@@ -154,11 +154,14 @@ def _checksum(table: pa.Table) -> str:
 
 
 def read_states(files: list[Path]) -> tuple[np.ndarray, dict[int, str], int, int]:
-    """Rows that were encoded, rows that could not be read with the reason, how many hold no data, and how many of
-    those that were encoded hold no data in part.
+    """Read the states of tiles.
 
     Args:
         files: Shards in the order of their rows.
+
+    Returns:
+        Encoded rows; reasons of rows that could not be used, by row; number of rows without any data; number of encoded
+        rows with some pixels without data.
     """
     rows, no_data, partly_empty = [np.empty(0, np.int64)], 0, 0
     broken: dict[int, str] = {}
@@ -175,14 +178,14 @@ def read_states(files: list[Path]) -> tuple[np.ndarray, dict[int, str], int, int
 
 
 def read_descriptors(files: list[Path], dim: int) -> Iterator[np.ndarray]:
-    """Descriptors of all shards, float16 (rows, dim) of one at a time."""
+    """Yield the descriptors of each shard, float16 (rows, dim)."""
     for file in files:
         vectors = pa.parquet.read_table(file, columns=["descriptor"])["descriptor"].drop_null().to_pylist()
         yield np.frombuffer(b"".join(vectors), np.float16).reshape(-1, dim)
 
 
 def read_jpegs(files: list[Path]) -> Iterator[list[Any]]:
-    """Thumbnails of the same rows."""
+    """Yield the thumbnails of each shard, for the rows of `read_descriptors`."""
     for file in files:
         table = pa.parquet.read_table(file, columns=["descriptor", "jpeg"])
         yield table.filter(table["descriptor"].is_valid())["jpeg"].to_pylist()

@@ -1,4 +1,4 @@
-"""What a batch contains and what is minimised: no images, no files."""
+"""Batch sampling, mining and losses, on arrays only: this package reads no images and no files."""
 
 from gengeo_hf.learning.grad_cache import FrozenPrefix, cached_backward
 from gengeo_hf.learning.loss import gather_rows, symmetric_info_nce

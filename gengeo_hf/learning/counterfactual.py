@@ -1,7 +1,7 @@
 """The counterfactual loss of GeoDTR (Zhang et al., AAAI 2023): descriptors must depend on the learned layout.
 
-An image's tokens are aggregated a second time with a random layout. Where both descriptors are alike, the learned
-layout does not matter, and the loss is large: ln 2 for equal descriptors, 4.5e-5 for orthogonal ones.
+The tokens of an image are aggregated a second time with a random layout. If both descriptors are similar, the learned
+layout has no effect, and the loss is large: ln 2 for equal descriptors, 4.5e-5 for orthogonal ones.
 """
 
 import torch
@@ -10,12 +10,12 @@ from torch.nn import functional
 
 
 def counterfactual_loss(actual: Tensor, other: Tensor, sharpness: float = 5.0) -> Tensor:
-    """ln(1 + exp(sharpness (2 cos - 2))) of each image.
+    """Compute ln(1 + exp(sharpness (2 cos - 2))) of each image.
 
     Args:
-        actual: Unit descriptors, (batch, dim).
-        other: Unit descriptors of the same images by a random layout, (batch, dim).
-        sharpness: Factor on the (negative) squared distance.
+        actual: Unit descriptors, shape (batch, dim).
+        other: Unit descriptors of the same images with a random layout, shape (batch, dim).
+        sharpness: Factor of the negative squared distance 2 cos - 2.
 
     Returns:
         Loss of each image, float32 (batch,).

@@ -1,6 +1,6 @@
-"""Numbers that show whether an aggregation head learns: cosine of clusters, entropy of the plan, effective rank.
+"""Diagnostics of an aggregation head: cosine of clusters, entropy of the plan, effective rank.
 
-A head whose clusters are all alike is in effect mean pooling, whatever its loss says. See docs/learning.md for the
+A head with nearly equal clusters is equivalent to mean pooling, for any value of the loss. docs/learning.md has the
 values of runs that learn and of runs that stay on the plateau.
 """
 
@@ -14,10 +14,10 @@ def cluster_cosine(clusters: torch.Tensor) -> float:
     """Mean cosine between the cluster vectors of the same image.
 
     Args:
-        clusters: (B, m, l) cluster vectors, of any length.
+        clusters: Cluster vectors of any norm, shape (B, m, l).
 
     Returns:
-        1 when all m clusters of an image point in the same direction; about 0 when they are unrelated. NaN for m = 1.
+        1 if all m clusters of an image have the same direction, about 0 if they are unrelated, NaN for m = 1.
     """
     vectors = functional.normalize(clusters.float(), dim=2)
     count = vectors.shape[1]
@@ -26,14 +26,14 @@ def cluster_cosine(clusters: torch.Tensor) -> float:
 
 
 def plan_entropy(plan: torch.Tensor) -> float:
-    """How evenly tokens are divided among clusters, relative to an equal division.
+    """Entropy of the assignment of tokens to clusters, relative to that of a uniform assignment.
 
     Args:
-        plan: (B, m, n) mass that each of m clusters takes from each of n tokens, without the dustbin.
+        plan: Mass of each of m clusters and n tokens, without the dustbin, shape (B, m, n).
 
     Returns:
-        Entropy of a token's division among the clusters divided by ln m, averaged with the mass that clusters take
-        from each token as weight: 1 for a flat plan, 0 when each token goes to one cluster. NaN for m = 1.
+        Entropy of the clusters of a token divided by ln m, averaged over tokens with their kept mass as weight: 1 for
+        a uniform plan, 0 if each token belongs to one cluster, NaN for m = 1.
     """
     if plan.shape[1] < 2:
         return math.nan
@@ -43,15 +43,15 @@ def plan_entropy(plan: torch.Tensor) -> float:
 
 
 def effective_rank(descriptors: torch.Tensor) -> float:
-    """Number of directions that descriptors use (Roy and Vetterli 2007): exp of the entropy of the singular values.
+    """Effective rank of descriptors (Roy and Vetterli 2007): exp of the entropy of the normalised singular values.
 
     Args:
-        descriptors: (B, D), not centred.
+        descriptors: Descriptors, not centred, shape (B, D).
 
     Returns:
-        1 when all rows are parallel, min(B, D) when all singular values are equal.
+        1 if all rows are parallel, min(B, D) if all singular values are equal, NaN if a value is not finite.
     """
     if not bool(descriptors.isfinite().all()):
-        return float("nan")  # a diverging run says so by its loss
+        return float("nan")  # the loss of a diverging run is reported elsewhere
     values = torch.linalg.svdvals(descriptors.float())
     return torch.special.entr(values / values.sum()).sum().exp().item()

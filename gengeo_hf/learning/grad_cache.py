@@ -1,13 +1,10 @@
-"""A large contrastive batch in the memory of a small one, with the gradient of the large one.
+"""Gradient caching: exact gradients of a large contrastive batch with the memory of a micro-batch.
 
-InfoNCE over 256 pairs cannot be summed from losses of 32 pairs: each pair needs all others as negatives. GradCache
+InfoNCE over 256 pairs is not the sum of losses over 32 pairs, since each pair needs all others as negatives. GradCache
 (Gao et al. 2021, "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup") splits the chain rule at
-the descriptors instead: encode everything without keeping activations, take the loss's gradient at the
-descriptors, then encode each part again and push its share of that gradient through the network. Two passes are
-saved beyond the paper: the last part keeps its activations from the first time, and blocks that do not train run once
-(`FrozenPrefix`).
-
-Micro-batches of images give the gradients of one large batch.
+the descriptors: encode all parts without keeping activations, compute the gradient of the loss with respect to the
+descriptors, then encode each part again and backpropagate its rows of that gradient. Two passes of the paper are
+avoided: the last part keeps the activations of its first pass, and blocks that do not train run once (`FrozenPrefix`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +18,7 @@ Part = TypeVar("Part")
 
 
 class _RngState:
-    """The random state before a forward pass, so that the second pass drops the same units."""
+    """The random state before a forward pass, restored for the second pass so that dropout is the same."""
 
     def __init__(self, device: torch.device) -> None:
         self.devices = [device] if device.type == "cuda" else []
@@ -35,35 +32,38 @@ class _RngState:
 
 
 class FrozenPrefix:
-    """Keeps what the modules before the first one that trains gave for each part, until it is encoded a second time.
+    """Caches the output of the frozen modules before the first trained one, for the second pass over each part.
 
-    It holds one token matrix (n, C) an image, for all images of the batch: 1 GB for 256 pairs of 1,300 tokens of
-    ViT-B/14 in float32.
+    It keeps one token matrix (n, C) per image of the batch: 1 GB for 256 pairs of 1,300 tokens of ViT-B/14 in float32.
 
     Args:
-        stages: modules that run one after another, each on the tensor that the one before gave; none keeps nothing.
+        stages: Modules that run in sequence, each on the output of the previous one; an empty list caches nothing.
     """
 
     def __init__(self, stages: Sequence[nn.Module]) -> None:
         self.stages = list(stages)
-        self._kept: dict[int, tuple[list[Tensor], list[_RngState]]] = {}
+        self._outputs: dict[int, tuple[list[Tensor], list[_RngState]]] = {}
 
     @contextmanager
     def part(self, number: int) -> Iterator[None]:
-        """Around the encoding of part `number`: the first time the stages run, the second time they do not."""
+        """Context for encoding part `number`: the stages run in the first pass and are replaced in the second.
+
+        Args:
+            number: Zero-based number of the part in its batch.
+        """
         if not self.stages:
             yield
             return
-        if number in self._kept:
-            stand_ins = self._stand_ins(*self._kept.pop(number))
+        if number in self._outputs:
+            replacements = self._replacements(*self._outputs.pop(number))
             with ExitStack() as stack:
                 for stage in self.stages:
-                    stack.enter_context(forward_by(stage, next(stand_ins)))
+                    stack.enter_context(replace_forward(stage, next(replacements)))
                 yield
             return
-        outputs, states = self._kept.setdefault(number, ([], []))
+        outputs, states = self._outputs.setdefault(number, ([], []))
         with ExitStack() as stack:
-            # The state after each stage, since a model may draw between two of them (DINOv3 shifts its positions).
+            # The state after each stage, since a model may draw between two stages (DINOv3 shifts its positions).
             for stage in self.stages:
                 hook = stage.register_forward_hook(lambda _, __, output: states.append(_RngState(output.device)))
                 stack.callback(hook.remove)
@@ -71,27 +71,27 @@ class FrozenPrefix:
             stack.callback(hook.remove)
             yield
 
-    def _stand_ins(self, outputs: list[Tensor], states: list["_RngState"]) -> Iterator[Callable[..., Tensor]]:
-        """What runs instead: the first stage gives the kept outputs call by call, the others hand them on."""
+    def _replacements(self, outputs: list[Tensor], states: list["_RngState"]) -> Iterator[Callable[..., Tensor]]:
+        """Yield the forward functions of the second pass: the first returns the cached outputs, the others pass on."""
         output, state = iter(outputs), iter(states)
 
-        def give(*_: Any, **__: Any) -> Tensor:
+        def cached_output(*_: Any, **__: Any) -> Tensor:
             next(state).restore()
             return next(output)
 
-        def hand_on(tokens: Tensor, *_: Any, **__: Any) -> Tensor:
+        def pass_through(tokens: Tensor, *_: Any, **__: Any) -> Tensor:
             next(state).restore()
             return tokens
 
-        yield give
+        yield cached_output
         while True:
-            yield hand_on
+            yield pass_through
 
 
 @contextmanager
-def forward_by(module: nn.Module, function: Callable[..., Tensor]) -> Iterator[None]:
-    """Let a function take the place of a module's forward pass."""
-    before = vars(module).get("forward")  # libraries wrap a module by setting it on the instance
+def replace_forward(module: nn.Module, function: Callable[..., Tensor]) -> Iterator[None]:
+    """Replace the forward pass of a module by a function for the duration of the block."""
+    before = vars(module).get("forward")  # libraries wrap modules by setting it on the instance
     module.forward = function
     try:
         yield
@@ -112,29 +112,28 @@ def cached_backward(
     device: torch.device | str = "cpu",
     prefix: FrozenPrefix | None = None,
 ) -> Tensor:
-    """Add the gradient of one large batch to the parameters, a part at a time.
+    """Accumulate the gradient of one large batch in the parameters, one micro-batch at a time.
 
-    All parts but the last are encoded twice: up to a third more time, and the activations of one part instead of
-    all.
+    All parts but the last are encoded twice: up to a third more time, for the activations of one part instead of all.
 
     Args:
-        parts: micro-batches.
-        encode: the network on one part: a tuple of matrices (rows, dim), such as (ground, aerial).
-        loss_of: the loss of the whole batch from the concatenated matrices; may gather over processes.
-        backward: how the loss is sent back, for example `accelerator.backward`, which scales it in float16.
-        no_sync: a context in which DistributedDataParallel does not reduce gradients; all parts run in it but the
-            one that is sent back last.
-        loss_parameters: parameters that only the loss uses (the temperature). They join that part's graph with
-            weight zero, because DistributedDataParallel waits for each of its parameters there.
-        device: whose random state is repeated for dropout.
-        prefix: the modules that do not train and need not run twice; not with `torch.compile`, which has already
-            looked into them.
+        parts: Micro-batches.
+        encode: Encodes one part to a tuple of matrices (rows, dim), such as (ground, aerial).
+        loss_of: Computes the loss of the whole batch from the concatenated matrices; may gather over processes.
+        backward: Backpropagates the loss, for example `accelerator.backward`, which scales it in float16.
+        no_sync: Context in which DistributedDataParallel does not reduce gradients. All parts run in it except the one
+            that is backpropagated last.
+        loss_parameters: Parameters that only the loss uses (the temperature). They are added to the graph of the last
+            part with weight zero, because DistributedDataParallel waits for the gradient of every parameter.
+        device: Device whose random state is restored for dropout.
+        prefix: Frozen modules that need not run twice. Not for modules compiled with `torch.compile`, whose forward
+            pass cannot be replaced.
 
     Returns:
         The loss, detached.
 
     Raises:
-        ValueError: there are no parts.
+        ValueError: There are no parts.
     """
     if not parts:
         raise ValueError("a step needs at least one micro-batch")
@@ -154,23 +153,23 @@ def cached_backward(
         loss = loss_of(*columns)
         backward(loss)
     counts = [len(views[0]) for views in encoded]
-    shares = list(zip(*[column.grad.split(counts) for column in columns if column.grad is not None], strict=True))
+    split = list(zip(*[column.grad.split(counts) for column in columns if column.grad is not None], strict=True))
 
-    def send_back(views: tuple[Tensor, ...], gradients: tuple[Tensor, ...], last: bool) -> None:
-        surrogate = torch.stack([(view * share).sum() for view, share in zip(views, gradients, strict=True)]).sum()
+    def backpropagate(views: tuple[Tensor, ...], gradients: tuple[Tensor, ...], last: bool) -> None:
+        surrogate = torch.stack([(view * grad).sum() for view, grad in zip(views, gradients, strict=True)]).sum()
         if last:
             surrogate = surrogate + torch.stack([p.sum() * 0 for p in loss_parameters] or [surrogate * 0]).sum()
         surrogate.backward()
 
     with no_sync() if twice else nullcontext():
-        send_back(encoded.pop(), shares.pop(), last=not twice)
+        backpropagate(encoded.pop(), split.pop(), last=not twice)
     encoded.clear()
-    for number, (part, state, gradients) in enumerate(zip(twice, states, shares, strict=True)):
+    for number, (part, state, gradients) in enumerate(zip(twice, states, split, strict=True)):
         last = number == len(twice) - 1
         state.restore()
         with nullcontext() if last else no_sync():
             with prefix.part(number):
                 views = encode(part)
-            send_back(views, gradients, last)
-    after.restore()  # the generators stand as if each part had been encoded once
+            backpropagate(views, gradients, last)
+    after.restore()  # the random state is the same as after one pass over each part
     return loss.detach()

@@ -1,4 +1,4 @@
-"""Symmetric InfoNCE, and the gather that makes it exact over several processes."""
+"""Symmetric InfoNCE, and an exact gather of descriptors over several processes."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-MAX_SCALE = 100.0  # CLIP's bound: a sharper softmax overflows half precision and learns nothing more
+MAX_SCALE = 100.0  # bound of CLIP: a larger scale overflows half precision and does not help
 MAX_LOG_SCALE = math.log(MAX_SCALE)
 
 
@@ -22,28 +22,28 @@ def symmetric_info_nce(
     ignored: Tensor | None = None,
     prefixes: Sequence[int] = (),
 ) -> Tensor:
-    """Mean of the two cross-entropies: ground finds its tile, tile finds its ground photo (GenGeo, section 3.4).
+    """Mean of the cross-entropies of ground to aerial and of aerial to ground (GenGeo, section 3.4).
 
-    Computed in float32 whatever the autocast state, because exp(100 x) leaves no room for bfloat16's rounding.
+    Computed in float32 also under autocast, because the rounding of bfloat16 is too coarse for exp(100 x).
 
     Args:
-        ground: unit descriptors of the ground photos, (batch, dim).
-        aerial: unit descriptors of the tiles, row i belonging to ground row i, (batch, dim).
-        logit_scale: logarithm of the inverse temperature, 0-d; its exponential is clamped to 100.
-        label_smoothing: share of the target spread evenly over all candidates, 0 to 1.
-        positives: bool (batch, batch), true where a ground photo and a tile show one place; the target is spread
-            evenly over them. The diagonal is always positive. None means the diagonal alone.
-        ignored: bool (batch, batch), true where a tile is neither right nor wrong for a photo (a semi-positive);
-            such candidates leave the softmax. Positives are never ignored.
-        prefixes: widths of nested descriptors (Kusupati et al. 2022, equation 1 with equal weights): the loss is the
-            mean over the first `w` values, normalised again, for each width `w`, and the whole.
+        ground: Unit descriptors of the ground photos, shape (batch, dim).
+        aerial: Unit descriptors of the tiles, row i being the tile of ground row i, shape (batch, dim).
+        logit_scale: Logarithm of the inverse temperature, 0-d; its exponential is clamped to 100.
+        label_smoothing: Fraction of the target that is spread evenly over all candidates, 0 to 1.
+        positives: Bool (batch, batch), True where a ground photo and a tile match; the target is spread evenly over
+            them. The diagonal is always positive. None stands for the diagonal only.
+        ignored: Bool (batch, batch), True where a tile is neither a positive nor a negative of a photo (a
+            semi-positive); such candidates are removed from the softmax. Positives are never ignored.
+        prefixes: Widths of nested descriptors (Kusupati et al. 2022, equation 1 with equal weights). The loss is the
+            mean over the descriptors truncated to each width, normalised again, and the full descriptors.
 
     Returns:
         The loss, 0-d float32.
 
     Raises:
-        ValueError: the descriptors are not two matrices of one shape, a batch of one has nothing to contrast, or a
-            prefix is wider than the descriptors.
+        ValueError: The descriptors are not two matrices of one shape, the batch has one pair, or a prefix is wider than
+            the descriptors.
     """
     if ground.shape != aerial.shape or ground.ndim != 2:
         raise ValueError(f"expected two (batch, dim) matrices of one shape, found {ground.shape} and {aerial.shape}")
@@ -52,12 +52,12 @@ def symmetric_info_nce(
     if prefixes and not 1 <= min(prefixes) <= max(prefixes) <= ground.shape[1]:
         raise ValueError(f"prefixes {list(prefixes)} must lie between 1 and the width {ground.shape[1]}")
     with torch.autocast(ground.device.type, enabled=False):
-        scale = logit_scale.float().clamp(max=MAX_LOG_SCALE).exp()  # at the bound itself the gradient passes
+        scale = logit_scale.float().clamp(max=MAX_LOG_SCALE).exp()  # at the bound itself the gradient is not zero
         target = torch.eye(len(ground), device=ground.device)
         if positives is not None:
             target = torch.maximum(target, positives.to(target))
         losses = []
-        for width in (*prefixes, None):  # None: the whole, which has length 1 already
+        for width in (*prefixes, None):  # None: the full descriptor, which is normalised already
             queries, gallery = ground.float(), aerial.float()
             if width is not None:
                 queries, gallery = (F.normalize(x[:, :width], dim=1) for x in (queries, gallery))
@@ -71,7 +71,7 @@ def symmetric_info_nce(
 
 @torch.no_grad()
 def clamp_scale(logit_scale: Tensor) -> None:
-    """Bring the temperature's parameter back to its bound after a step: beyond it the gradient is zero, for ever.
+    """Clamp the parameter of the temperature after a step: above its bound, the gradient would stay zero.
 
     Args:
         logit_scale: Logarithm of the inverse temperature, 0-d, changed in place.
@@ -80,17 +80,17 @@ def clamp_scale(logit_scale: Tensor) -> None:
 
 
 def _soft_cross_entropy(logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
-    """Cross-entropy against `target` normalised by row, smoothed over the candidates that are not masked out."""
+    """Cross-entropy against the row-normalised `target`, smoothed over the candidates that are not masked."""
     candidates = torch.isfinite(logits)
-    log_share = F.log_softmax(logits, dim=1).masked_fill(~candidates, 0.0)
-    share = target / target.sum(dim=1, keepdim=True)
-    even = candidates.float() / candidates.sum(dim=1, keepdim=True)
-    share = (1 - label_smoothing) * share + label_smoothing * even
-    return -(share * log_share).sum(dim=1).mean()
+    log_probability = F.log_softmax(logits, dim=1).masked_fill(~candidates, 0.0)
+    probability = target / target.sum(dim=1, keepdim=True)
+    uniform = candidates.float() / candidates.sum(dim=1, keepdim=True)
+    probability = (1 - label_smoothing) * probability + label_smoothing * uniform
+    return -(probability * log_probability).sum(dim=1).mean()
 
 
 class _GatherRows(torch.autograd.Function):
-    """All processes' rows, forward; the summed gradient of the own rows, backward."""
+    """Forward: the rows of all processes. Backward: the summed gradient of the rows of this process."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor) -> Tensor:
@@ -100,8 +100,8 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
-        # Every process computed the same global loss, so the sum is `processes` times the true gradient; the mean
-        # over processes that DistributedDataParallel takes of the weights' gradients brings that factor back to one.
+        # Every process computes the same global loss, so the sum is the true gradient times the number of processes;
+        # DistributedDataParallel averages the gradients of the weights over processes, which cancels this factor.
         total = gradients[0].clone()
         dist.all_reduce(total)
         own = len(total) // dist.get_world_size()
@@ -112,15 +112,15 @@ class _GatherRows(torch.autograd.Function):
 def gather_rows(rows: Tensor) -> Tensor:
     """Concatenate the rows of all processes in rank order, with exact gradients; with one process, `rows` itself.
 
-    Under data parallelism each process must see the negatives of all others, or a batch of 256 on 8 cards is
-    contrasted as 8 batches of 32. All processes must hold the same number of rows.
+    Without it, a batch of 256 on 8 devices would be contrasted as 8 batches of 32. All processes must have the same
+    number of rows.
 
     Args:
-        rows: (rows of this process, dim).
+        rows: Rows of this process, shape (rows, dim).
 
     Returns:
-        (rows of all processes, dim). When each process then computes the loss of the global batch, the gradients
-        that DistributedDataParallel averages equal those of one process with the whole batch.
+        Rows of all processes, shape (processes * rows, dim). If each process then computes the loss of the global
+        batch, the gradients that DistributedDataParallel averages equal those of one process with the whole batch.
     """
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows

@@ -1,13 +1,13 @@
-"""Which tiles look most like a photo's place: the table of visual neighbours (dynamic similarity sampling).
+"""Tables of visual neighbours for hard-negative batches (dynamic similarity sampling).
 
-For each training photo the K tiles that the model confuses with its own, which the batch sampler turns into batches
-of hard negatives (Sample4Geo; GenGeo, section 3.4.2).
+For each training photo, the table has the K tiles that the model confuses with the tile of the photo; the batch sampler
+builds batches of hard negatives from it (Sample4Geo; GenGeo, section 3.4.2).
 """
 
 import numpy as np
 import torch
 
-BLOCK = 2048
+BLOCK = 2048  # rows of a block of scores
 Device = str | torch.device
 
 
@@ -20,24 +20,24 @@ def similar_tiles(
     max_similarity: float | None = None,
     device: Device = "cpu",
 ) -> np.ndarray:
-    """The k tiles most similar to each ground photo, its own tile left out.
+    """Find the k tiles most similar to each ground photo, except its true tile.
 
-    Streams over blocks of photos and of tiles: beyond the descriptors it holds one block of scores and the running
-    best k, whatever the number of photos.
+    Computed in blocks of photos and tiles: besides the descriptors, memory holds one block of scores and the best k.
 
     Args:
-        ground: unit descriptors of the photos, float32 (queries, dim).
-        aerial: unit descriptors of the tiles, float32 (tiles, dim).
-        tile_of_query: row of each photo's true tile, int (queries,).
-        k: how many neighbours; fewer than the number of tiles.
-        max_similarity: tiles at or above this cosine are taken for the same place and left out (None: none is).
-        device: where the blocks are multiplied.
+        ground: Unit descriptors of the photos, float32 (queries, dim).
+        aerial: Unit descriptors of the tiles, float32 (tiles, dim).
+        tile_of_query: Row of the true tile of each photo, int (queries,).
+        k: Number of neighbours; limited to the number of tiles minus one.
+        max_similarity: Tiles with at least this cosine are assumed to show the same ground and excluded; None excludes
+            none.
+        device: Device of the matrix products.
 
     Returns:
         Tile rows, int32 (queries, k), most similar first; -1 where fewer than k tiles qualify.
 
     Raises:
-        ValueError: there is no second tile.
+        ValueError: There are fewer than two tiles.
     """
     if len(aerial) < 2:
         raise ValueError(f"mining needs at least two tiles, found {len(aerial)}")
@@ -55,18 +55,18 @@ def similar_photos(
     max_similarity: float | None = None,
     device: Device = "cpu",
 ) -> np.ndarray:
-    """The other direction: the tiles of the k photos most similar to each tile, photos of the same tile left out.
+    """Find the tiles of the k photos most similar to each tile, except photos of the same tile.
 
-    The loss is symmetric, so a tile needs photos that could be taken for its own as a photo needs tiles.
+    The loss is symmetric: a tile needs hard negative photos as a photo needs hard negative tiles.
 
     Args:
-        ground: unit descriptors of all photos, float32 (photos, dim).
-        aerial: unit descriptors of the tiles that ask, float32 (tiles, dim).
-        tile_of_photo: row of each photo's true tile, int (photos,).
-        own_tile: row of each asking tile in the same numbering, int (tiles,).
-        k: how many neighbours.
-        max_similarity: photos at or above this cosine are left out (None: none is).
-        device: where the blocks are multiplied.
+        ground: Unit descriptors of all photos, float32 (photos, dim).
+        aerial: Unit descriptors of the tiles to search for, float32 (tiles, dim).
+        tile_of_photo: Row of the true tile of each photo, int (photos,).
+        own_tile: Row of each tile of `aerial` in the numbering of `tile_of_photo`, int (tiles,).
+        k: Number of neighbours.
+        max_similarity: Photos with at least this cosine are excluded; None excludes none.
+        device: Device of the matrix products.
 
     Returns:
         Tile rows, int32 (tiles, k), those of the most similar photo first (a tile with two photos may occur twice); -1
@@ -77,44 +77,44 @@ def similar_photos(
 
 
 def _nearest(
-    asking: np.ndarray,
-    answering: np.ndarray,
+    queries: np.ndarray,
+    items: np.ndarray,
     own: np.ndarray,
     label: np.ndarray,
     k: int,
     max_similarity: float | None,
     device: Device,
 ) -> np.ndarray:
-    """For each asking row the k most similar answering rows whose label is not its own, int32 (asking, k)."""
-    found = np.empty((len(asking), k), dtype=np.int32)
-    for first in range(0, len(asking), BLOCK):
+    """Find the k most similar rows of `items` with another label for each query, int32 (queries, k)."""
+    found = np.empty((len(queries), k), dtype=np.int32)
+    for first in range(0, len(queries), BLOCK):
         rows = slice(first, first + BLOCK)
-        found[rows] = _best_of_block(asking[rows], answering, own[rows], label, k, max_similarity, device)
+        found[rows] = _nearest_of_block(queries[rows], items, own[rows], label, k, max_similarity, device)
     return found
 
 
-def _best_of_block(
-    asking: np.ndarray,
-    answering: np.ndarray,
+def _nearest_of_block(
+    block: np.ndarray,
+    items: np.ndarray,
     own: np.ndarray,
     label: np.ndarray,
     k: int,
     max_similarity: float | None,
     device: Device,
 ) -> np.ndarray:
-    """`_nearest` for one block of asking rows: merge the best k so far with each block of answering rows."""
-    queries = torch.as_tensor(asking, dtype=torch.float32, device=device)
+    """Compute `_nearest` for one block of queries: merge the best k so far with each block of items."""
+    queries = torch.as_tensor(block, dtype=torch.float32, device=device)
     own_label = torch.as_tensor(own, device=device)[:, None]
     best = torch.full((len(queries), k), -torch.inf, device=device)
     rows = torch.full((len(queries), k), -1, dtype=torch.int64, device=device)
-    for first in range(0, len(answering), BLOCK):
-        items = torch.as_tensor(answering[first : first + BLOCK], dtype=torch.float32, device=device)
-        scores = queries @ items.T
+    for first in range(0, len(items), BLOCK):
+        part = torch.as_tensor(items[first : first + BLOCK], dtype=torch.float32, device=device)
+        scores = queries @ part.T
         if max_similarity is not None:
             scores.masked_fill_(scores >= max_similarity, -torch.inf)
         labels = torch.as_tensor(label[first : first + BLOCK], device=device)
         scores.masked_fill_(own_label == labels, -torch.inf)
-        block_best, block_rows = scores.topk(min(k, len(items)), dim=1)
-        best, order = torch.cat([best, block_best], dim=1).topk(k, dim=1)
-        rows = torch.cat([rows, block_rows + first], dim=1).gather(1, order)
+        part_best, part_rows = scores.topk(min(k, len(part)), dim=1)
+        best, order = torch.cat([best, part_best], dim=1).topk(k, dim=1)
+        rows = torch.cat([rows, part_rows + first], dim=1).gather(1, order)
     return rows.masked_fill(torch.isinf(best), -1).to(torch.int32).cpu().numpy()

@@ -1,7 +1,6 @@
-"""Which places lie nearest to each place: exact on the sphere, in metres, named by id.
+"""Tables of geographic neighbours for hard-negative batches: exact great-circle distances in metres, by id.
 
-The batch sampler puts neighbours into one batch.
-This file imports no `datasets`, and neither does what it needs.
+This module and the modules that it needs do not import `datasets`.
 """
 
 from collections.abc import Sequence
@@ -16,71 +15,71 @@ from gengeo_hf.common.geo import arc_m, mean_positions, to_unit_vectors
 
 @dataclass(frozen=True)
 class NeighbourTable:
-    """The k nearest other places of each place, nearest first.
+    """The k nearest neighbours of each of N tiles, nearest first.
 
     Args:
-        ids: of the places, shape (N,).
-        neighbours: int32 (N, k), rows of `ids`; -1 where there are no more.
-        distances_m: float32 (N, k), great-circle metres; infinite where there are no more.
+        ids: Ids of the tiles, N of them.
+        neighbours: Indices of the neighbours in `ids`, int32 (N, k); -1 where there are fewer than k.
+        distances_m: Great-circle distances in metres, float32 (N, k); infinite where there are fewer than k.
     """
 
     ids: tuple[str, ...]
     neighbours: np.ndarray
     distances_m: np.ndarray
 
-    def rows_for(self, places: Sequence[str], gallery_ids: Sequence[str]) -> np.ndarray:
-        """The neighbours in the numbering of a gallery: what the batch sampler takes.
+    def rows_for(self, tile_ids: Sequence[str], gallery_ids: Sequence[str]) -> np.ndarray:
+        """Return the neighbours of the true tile of each query as gallery rows, for the batch sampler.
 
         Args:
-            places: one id for each query, its true tile; ids may repeat.
-            gallery_ids: tile ids in the gallery's order.
+            tile_ids: Id of the true tile of each query; ids may repeat.
+            gallery_ids: Ids of all tiles in the order of the gallery.
 
         Returns:
-            int32 (queries, k): gallery rows, -1 where there are no more.
+            Gallery rows, int32 (queries, k); -1 where there are fewer than k.
 
         Raises:
-            GenGeoError: an id of `places` is not in the table, or one of the table is not in the gallery.
+            GenGeoError: An id of `tile_ids` is not in the table, or an id of the table is not in the gallery.
         """
         row_of = {tile: row for row, tile in enumerate(self.ids)}
         gallery_row = {tile: row for row, tile in enumerate(gallery_ids)}
-        if unknown := [place for place in places if place not in row_of]:
+        if unknown := [tile for tile in tile_ids if tile not in row_of]:
             raise GenGeoError(
-                f"{len(unknown)} places, first {unknown[0]!r}, are not in the neighbour table; rebuild it"
+                f"{len(unknown)} true tiles, first {unknown[0]!r}, are not in the neighbour table; rebuild it"
             )
         if unknown := [tile for tile in self.ids if tile not in gallery_row]:
             raise GenGeoError(
                 f"{len(unknown)} tiles of the neighbour table, first {unknown[0]!r}, are not in the gallery; rebuild it"
             )
         to_gallery = np.array([gallery_row[tile] for tile in self.ids] + [-1], dtype=np.int32)
-        return to_gallery[self.neighbours[[row_of[place] for place in places]]]
+        return to_gallery[self.neighbours[[row_of[tile] for tile in tile_ids]]]
 
 
 def great_circle_neighbours(
     ids: Sequence[str], lat: Any, lon: Any, k: int, *, legacy_degrees: bool = False
 ) -> NeighbourTable:
-    """The k nearest other places of each place by great-circle distance, exact.
+    """Find the k nearest neighbours of each position by exact great-circle distance.
 
-    Places become points on the unit sphere, where the straight distance has the order of the great-circle distance;
-    a KD-tree searches them without an N x N array. Of those found, equal distances are in the order of the rows.
+    Positions become unit vectors, whose straight distances have the same order as great-circle distances; a KD-tree
+    searches them without an N x N array. Neighbours at equal distances are in the order of the rows.
 
     Args:
-        ids: N different names.
-        lat: degrees, shape (N,).
-        lon: degrees, shape (N,).
-        k: how many neighbours.
-        legacy_degrees: repeat a widespread error for baselines: the haversine formula fed with degrees where it
-            expects radians, so that places 6.2832 degrees apart count as one. The distances given are the true ones.
+        ids: Unique ids, N of them.
+        lat: Latitudes in degrees, shape (N,).
+        lon: Longitudes in degrees, shape (N,).
+        k: Number of neighbours.
+        legacy_degrees: Whether to reproduce, for baselines, a common error: the haversine formula applied to degrees
+            instead of radians, in which positions 6.2832 degrees apart coincide. `distances_m` are correct anyway.
 
     Returns:
-        The table; -1 fills rows that have fewer than k neighbours.
+        The table; rows with fewer than k neighbours are filled with -1.
 
     Raises:
-        GenGeoError: an id occurs twice, a position is missing or out of range, or k is less than 1.
+        GenGeoError: An id occurs twice, a position is missing or out of range, or k is less than 1.
     """
-    ids, lat, lon = _checked(ids, lat, lon, k)
+    ids, lat, lon = _check(ids, lat, lon, k)
     points = to_unit_vectors(lat, lon)
-    # The haversine formula is an identity in its angles, also beyond a quarter turn: degrees taken for radians are
-    # the points that follow from the same numbers read as radians.
+    # The haversine formula holds for any angles, so degrees used as radians correspond to the unit vectors of the same
+    # numbers in radians.
     searched = to_unit_vectors(np.degrees(lat), np.degrees(lon)) if legacy_degrees else points
     rows = _nearest(searched, k)
     padded = np.where(rows < 0, 0, rows)
@@ -90,33 +89,33 @@ def great_circle_neighbours(
 
 
 def training_neighbours(dataset: Any, k: int = 128, *, legacy_degrees: bool = False) -> NeighbourTable:
-    """Neighbours among the tiles that are the true tile of some query.
+    """Find the neighbours among the tiles that are the true tile of at least one query.
 
-    A tile's own position counts; where it has none, the mean position of its queries.
+    A tile without a position has the mean position of its queries.
 
     Args:
-        dataset: a `CrossViewDataset`.
-        k: how many neighbours.
-        legacy_degrees: see `great_circle_neighbours`.
+        dataset: A `CrossViewDataset`.
+        k: Number of neighbours.
+        legacy_degrees: See `great_circle_neighbours`.
 
     Returns:
-        The table over the true tiles, in the gallery's order.
+        Table of the true tiles, in the order of the gallery.
 
     Raises:
-        GenGeoError: a tile has no position.
+        GenGeoError: A tile has no position.
     """
     return great_circle_neighbours(*true_tiles(dataset), k, legacy_degrees=legacy_degrees)
 
 
 def true_tiles(dataset: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The tiles that are some query's true tile, in the gallery's order.
+    """Return the tiles that are the true tile of at least one query, in the order of the gallery.
 
     Args:
-        dataset: a `CrossViewDataset`.
+        dataset: A `CrossViewDataset`.
 
     Returns:
-        Ids, latitudes and longitudes in degrees, (N,) each: a tile's own position or, where it has none, the mean
-        position of its queries; NaN where neither is known.
+        Ids, latitudes and longitudes in degrees, N of each: the position of the tile, or else the mean position of its
+        queries; NaN if neither is known.
     """
     tiles = dataset.gallery["tile_id"][:]
     rows = dataset.positive_rows()
@@ -129,11 +128,11 @@ def true_tiles(dataset: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
     return [tiles[row] for row in used], lat, lon
 
 
-def _checked(ids: Sequence[str], lat: Any, lon: Any, k: int) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
-    """Ids and positions that can be searched."""
+def _check(ids: Sequence[str], lat: Any, lon: Any, k: int) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+    """Return ids and positions as a tuple and float64 arrays; refuse invalid ones."""
     ids, lat, lon = tuple(ids), np.array(lat, dtype=np.float64), np.array(lon, dtype=np.float64)
     if lat.shape != (len(ids),) or lon.shape != (len(ids),):
-        raise GenGeoError(f"{len(ids)} ids, but positions of shape {lat.shape} and {lon.shape}; they must be as many")
+        raise GenGeoError(f"found {len(ids)} ids and positions of shapes {lat.shape} and {lon.shape}: expected as many")
     if len(set(ids)) != len(ids):
         raise GenGeoError(f"{len(ids) - len(set(ids))} ids occur more than once; neighbours are named by id")
     if k < 1:
@@ -142,25 +141,25 @@ def _checked(ids: Sequence[str], lat: Any, lon: Any, k: int) -> tuple[tuple[str,
     if bad.any():
         row = int(np.argmax(bad))
         raise GenGeoError(
-            f"{bad.sum()} places have no usable position, first {ids[row]!r} at ({lat[row]:g}, {lon[row]:g}); "
+            f"{bad.sum()} tiles have no valid position, first {ids[row]!r} at ({lat[row]:g}, {lon[row]:g}); "
             "expected degrees, latitude first"
         )
     return ids, lat, lon
 
 
 def _nearest(points: np.ndarray, k: int) -> np.ndarray:
-    """int32 (N, k): the rows nearest to each row without itself, -1 for none."""
+    """Return the k nearest rows of each row, except itself, int32 (N, k); -1 where there are fewer."""
     from scipy.spatial import cKDTree
 
     count = len(points)
     wanted = min(k + 1, count)
     tree = cKDTree(points)
     out = np.full((count, k), -1, dtype=np.int32)
-    for rows in np.array_split(np.arange(count), max(1, count * wanted // 2**20)):  # a bounded piece of memory
+    for rows in np.array_split(np.arange(count), max(1, count * wanted // 2**20)):  # bounds the memory
         distance, found = tree.query(points[rows], k=wanted, workers=-1)
         distance, found = distance.reshape(len(rows), wanted), found.reshape(len(rows), wanted)
         found = np.take_along_axis(found, np.lexsort((found, distance), axis=1), axis=1)
-        # Itself goes last. Where more than k places share one spot it may not be among them.
+        # Move the row itself to the end. It may be missing where more than k positions are equal.
         others = np.take_along_axis(found, np.argsort(found == rows[:, None], axis=1, kind="stable"), axis=1)
         out[rows, : wanted - 1] = others[:, : wanted - 1]
     return out

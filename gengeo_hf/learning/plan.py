@@ -1,14 +1,12 @@
-"""One epoch of hard-negative batches, as a pure function of its inputs.
+"""Plan one epoch of hard-negative batches, as a pure function of neighbour tables, rules and a generator.
 
-From a table of neighbours (on the map, or by similarity) to the lists of pairs that `HardNegativeBatchSampler` gives to
-the data loader.
+InfoNCE only learns from negatives in the same batch, and random negatives are too easy: of 35,000 tiles, two random
+ones often differ in the colour of the soil. A batch is therefore built from *anchors*, each followed by the pairs that
+are most easily confused with it (Sample4Geo, section 3; GenGeo, section 3.4.2). `HardNegativeBatchSampler` passes the
+batches to the data loader.
 
-Why batches are the heart of this field: InfoNCE only learns from the negatives that share a batch, and among 35,000
-places two random ones are told apart by the colour of the soil. So a batch is grown from a few *anchors*, each of
-which brings along the places that are easily taken for it (Sample4Geo, section 3; GenGeo, section 3.4.2).
-
-A pair is a ground photo (`query`, a row number) and its true tile (a row number of the gallery). Two photos may share
-a tile, and a tile may also cover the place of another photo (a semi-positive, as in VIGOR).
+A pair is a ground photo (`query`, a row index) and its true tile (a row index of the gallery). Two photos may share a
+tile, and a tile may also cover the position of another photo (a semi-positive, as in VIGOR).
 """
 
 from collections import deque
@@ -18,18 +16,22 @@ import numpy as np
 
 from gengeo_hf.common.geo import arc_m, to_unit_vectors
 
-MAX_REJECTS = 1024  # Sample4Geo ends an epoch after so many useless anchors in a row
-BRIDGES = 32  # neighbours whose own neighbours are looked at when an anchor's row is used up
+MAX_REJECTS = 1024  # Sample4Geo ends an epoch after this number of consecutive rejected anchors
+BRIDGES = 32  # neighbours whose own neighbours are used when the row of an anchor is exhausted
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """What may be batched, and what excludes what. Built once for a dataset.
+    """The pairs of a data set, with the tiles that must not be their negatives.
 
     Args:
-        tile_of_query: gallery row of each query's true tile, int (queries,).
-        semi_positives: further tiles that cover a query's place, int (queries, any width), -1 where there is none.
-        lat_lon: position of each query in degrees, (queries, 2); needed for `min_negative_distance_m` only.
+        tile_of_query: Gallery row of the true tile of each query, int (queries,).
+        semi_positives: Gallery rows of further tiles that cover the position of each query, int (queries, any width),
+            -1 for none.
+        lat_lon: Position of each query in degrees, shape (queries, 2); only needed for `min_negative_distance_m`.
+
+    Raises:
+        ValueError: The arrays are empty or do not have the same number of rows.
     """
 
     tile_of_query: np.ndarray
@@ -64,21 +66,23 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Rules:
-    """How an epoch is laid out; the defaults are the paper's, made safe where its code is not.
+    """Rules by which batches are built. The defaults are those of the paper, with false negatives excluded.
 
     Args:
-        batch_size: pairs in a batch, over all processes.
-        neighbours: k, how many neighbours an anchor brings along: half the nearest, half drawn from the rest of
-            the table (K columns).
-        random_share: share of each batch, 0 to 1, that is filled with places drawn at random.
-        backfill: when a neighbour has been used in this epoch or must not enter the batch, take the next one, and
-            when the row is used up, the neighbours' neighbours. Without it the batches grow easier towards the end
-            of an epoch.
-        ban_semi_positives: no tile enters a batch that covers the place of another member.
-        min_negative_distance_m: no two members of a batch stand nearer than this, in metres.
-        stop_after_rejects: end the epoch after so many anchors in a row that could not be used (None: never).
-        requeue: an anchor that clashes with the open batch goes to the end of the queue, not into the next batch.
-            Needs `stop_after_rejects`, or the last few would be tried for ever.
+        batch_size: Pairs in a batch, over all processes.
+        neighbours: Number k of neighbours that follow an anchor: half the nearest, half drawn from the rest of the row
+            of the table (K columns).
+        random_share: Fraction of each batch, 0 to 1, that is filled with random pairs.
+        backfill: Whether a neighbour that is used already or not allowed is replaced by the next one of the row, and by
+            neighbours of neighbours at its end. Otherwise batches become easier towards the end of an epoch.
+        ban_semi_positives: Whether tiles that cover the position of another member are kept out of a batch.
+        min_negative_distance_m: Minimum distance between two members of a batch in metres.
+        stop_after_rejects: Number of consecutive rejected anchors after which the epoch ends; None for no limit.
+        requeue: Whether an anchor that is not allowed in the open batch moves to the end of the queue instead of to the
+            next batch. Requires `stop_after_rejects`, since the last anchors could be rejected forever.
+
+    Raises:
+        ValueError: A value is out of range, or `requeue` is set without `stop_after_rejects`.
     """
 
     batch_size: int
@@ -99,11 +103,16 @@ class Rules:
                 f"found {self.neighbours}, {self.min_negative_distance_m} and {self.random_share}"
             )
         if self.requeue and self.stop_after_rejects is None:
-            raise ValueError("requeue needs stop_after_rejects: without it the last anchors are tried for ever")
+            raise ValueError("requeue needs stop_after_rejects: without it the last anchors can be rejected forever")
 
     @classmethod
     def sample4geo(cls, batch_size: int, neighbours: int = 64) -> "Rules":
-        """The published rules, for comparison: semi-positives are negatives, and hardness fades in an epoch."""
+        """Return the published rules, for comparison: semi-positives are negatives, and no neighbour is replaced.
+
+        Args:
+            batch_size: Pairs in a batch, over all processes.
+            neighbours: Number k of neighbours that follow an anchor.
+        """
         return cls(
             batch_size,
             neighbours,
@@ -119,10 +128,10 @@ class Plan:
     """The batches of one epoch.
 
     Args:
-        batches: query rows, int64 (batches, batch_size).
-        anchors: how many pairs started a neighbourhood of their own.
-        taken: how many pairs came along from each table.
-        dropped: pairs that are in no batch of this epoch (another epoch takes others).
+        batches: Query rows, int64 (batches, batch_size).
+        anchors: Number of anchors.
+        taken: Number of pairs from each neighbour table.
+        dropped: Number of pairs that are not in any batch; each epoch drops others.
     """
 
     batches: np.ndarray
@@ -138,40 +147,39 @@ def plan_epoch(
     generator: np.random.Generator,
     shares: list[float] | None = None,
 ) -> Plan:
-    """Lay out one epoch.
+    """Plan one epoch.
 
     Args:
-        pairs: what may be batched.
-        tables: neighbour tables, each int (queries, K): gallery rows, hardest first, -1 where there is none. No
-            table: batches are drawn at random.
-        rules: the layout.
-        generator: the only source of random numbers; an equal generator gives an equal plan.
-        shares: how much of an anchor's neighbours each table gives, for example [0.25, 0.75]; None for equal shares.
+        pairs: Pairs of the data set.
+        tables: Neighbour tables, each int (queries, K): gallery rows, hardest first, -1 for none. An empty list gives
+            random batches.
+        rules: Rules of the batches.
+        generator: Only source of random numbers; equal generators give equal plans.
+        shares: Fraction of the neighbours of an anchor from each table, for example [0.25, 0.75]; None for equal ones.
 
     Returns:
-        A plan in which each query occurs at most once, no batch holds one tile twice, and incomplete batches are
-        left out.
+        A plan in which each query occurs at most once, no batch contains a tile twice, and all batches are complete.
 
     Raises:
-        ValueError: a table or the shares do not fit, or there are fewer pairs than a batch holds.
+        ValueError: A table or the shares do not match the pairs, or there are fewer pairs than `batch_size`.
     """
     if len(pairs) < rules.batch_size:
         raise ValueError(
-            f"{len(pairs)} pairs do not fill one batch of {rules.batch_size}: use a smaller batch or more data"
+            f"{len(pairs)} pairs are fewer than one batch of {rules.batch_size}: use a smaller batch or more data"
         )
     last = len(pairs.queries_of_tile) - 1
-    known = np.zeros(last + 2, dtype=bool)  # tiles that can be batched, and in the last place -1
+    known = np.zeros(last + 2, dtype=bool)  # whether each tile is a true tile; the last element is for -1
     known[pairs.tile_of_query], known[-1] = True, True
     for table in tables:
         if table.ndim != 2 or len(table) != len(pairs):
             raise ValueError(f"a neighbour table of shape {table.shape} does not fit {len(pairs)} queries")
         if table.size and (table.min() < -1 or table.max() > last or not known[table].all()):
-            raise ValueError("a neighbour table names tiles that are no training query's true tile")
+            raise ValueError("a neighbour table contains tiles that are not the true tile of a training query")
     return _Planner(pairs, tables, rules, generator, _quotas(rules.neighbours, len(tables), shares)).run()
 
 
 def _quotas(neighbours: int, tables: int, shares: list[float] | None) -> list[int]:
-    """Neighbours that an anchor takes from each table; they add up to k."""
+    """Return the number of neighbours of an anchor from each table; their sum is k."""
     shares = [1.0] * tables if shares is None else shares
     if len(shares) != tables or min(shares, default=1) < 0 or (tables and sum(shares) <= 0):
         raise ValueError(f"{tables} neighbour tables need as many shares, none negative and not all zero; got {shares}")
@@ -181,7 +189,7 @@ def _quotas(neighbours: int, tables: int, shares: list[float] | None) -> list[in
 
 
 class _Planner:
-    """The state of one epoch's layout: what is used, and what the open batch excludes."""
+    """State of the planning of one epoch: used pairs, the queue of anchors, and the open batch."""
 
     def __init__(
         self,
@@ -195,11 +203,11 @@ class _Planner:
         self.quotas = quotas
         self.used = bytearray(len(pairs))
         self.unused_of_tile = np.array([len(queries) for queries in pairs.queries_of_tile])
-        self.a_query_of_tile = np.array([queries[0] if queries else -1 for queries in pairs.queries_of_tile])
+        self.first_query_of_tile = np.array([queries[0] if queries else -1 for queries in pairs.queries_of_tile])
         self.queue = deque(generator.permutation(len(pairs)).tolist())
         self.batches: list[list[int]] = []
         self.anchors, self.taken = 0, [0] * len(tables)
-        self.gone: dict[int, set[int]] = {}  # published rules: neighbours that a tile's first photo took
+        self.taken_by_tile: dict[int, set[int]] = {}  # published rules: neighbours taken by other photos of the tile
         if rules.min_negative_distance_m and pairs.lat_lon is None:
             raise ValueError("min_negative_distance_m needs the position of every query")
         self.xyz = (
@@ -210,9 +218,9 @@ class _Planner:
         self._open_batch()
 
     def run(self) -> Plan:
-        """Grow batch after batch until no anchor is left."""
+        """Build batches until the queue of anchors is empty."""
         size, rejects = self.rules.batch_size, 0
-        random_from = size - round(size * self.rules.random_share)  # places after this one come alone
+        random_from = size - round(size * self.rules.random_share)  # from this row on, pairs have no neighbours
         while self.queue:
             anchor = self.queue.popleft()
             if self.used[anchor] or not self._admits(anchor):
@@ -228,7 +236,7 @@ class _Planner:
             for number, (table, quota) in enumerate(zip(self.tables, self.quotas, strict=True)):
                 room = min(quota, random_from - len(self.batch))
                 if room > 0:
-                    self.taken[number] += self._bring_along(anchor, table, quota, room)
+                    self.taken[number] += self._add_neighbours(anchor, table, quota, room)
             if len(self.batch) == size:
                 self.batches.append(self.batch)
                 self.queue.extendleft(reversed(self.deferred))
@@ -240,7 +248,7 @@ class _Planner:
         self.batch: list[int] = []
         self.batch_tiles: set[int] = set()
         self.banned_tiles: set[int] = set()
-        self.deferred: list[int] = []  # anchors that clash with the open batch: they start the next one
+        self.deferred: list[int] = []  # anchors that are not allowed in the open batch; they come first in the next one
         self.batch_xyz = np.empty((self.rules.batch_size, 3))
 
     def _add(self, query: int) -> None:
@@ -254,7 +262,7 @@ class _Planner:
         self.banned_tiles.update(self.pairs.covered[query] if self.rules.ban_semi_positives else (tile,))
 
     def _admits(self, query: int) -> bool:
-        """Whether no member of the open batch would be a false negative of `query`, nor the other way round."""
+        """Whether `query` and the members of the open batch are not false negatives of each other."""
         covered = self.pairs.covered[query]
         if covered[0] in self.banned_tiles:
             return False
@@ -266,7 +274,7 @@ class _Planner:
         return bool(arc_m(chord) >= self.rules.min_negative_distance_m)
 
     def _add_one_of(self, tile: int) -> bool:
-        """Add one unused photo of a tile, drawn at random, if the open batch admits one."""
+        """Add one random unused photo of a tile, if the open batch admits one."""
         queries = self.pairs.queries_of_tile[tile]
         if len(queries) > 1:
             queries = [queries[i] for i in self.generator.permutation(len(queries))]
@@ -276,45 +284,45 @@ class _Planner:
                 return True
         return False
 
-    def _bring_along(self, anchor: int, table: np.ndarray, k: int, room: int) -> int:
-        """Add up to `room` of the anchor's k neighbours: half the nearest, half drawn; gives how many were added."""
+    def _add_neighbours(self, anchor: int, table: np.ndarray, k: int, room: int) -> int:
+        """Add up to `room` of the k neighbours of an anchor, half the nearest, half drawn; return their number."""
         row = table[anchor]
         row = row[row >= 0]
         if not self.rules.backfill:
-            return self._bring_as_published(anchor, row, k, room)
+            return self._add_neighbours_as_published(anchor, row, k, room)
         row = row[self.unused_of_tile[row] > 0]
         near = min(room, (k + 1) // 2)
         added, tried = self._add_first(row.tolist(), near)
         rest = row[tried:]
         added += self._add_first(rest[self.generator.permutation(len(rest))].tolist(), room - added)[0]
         if added < room:
-            added += self._add_first(self._further(table, anchor), room - added)[0]
+            added += self._add_first(self._neighbours_of_neighbours(table, anchor), room - added)[0]
         return added
 
     def _add_first(self, tiles: list[int], most: int) -> tuple[int, int]:
-        """Add photos of the tiles, in order, until `most` are in; gives how many were added and how many tried."""
+        """Add photos of the tiles, in order, until `most` are added; return the numbers of added and of tried tiles."""
         added = tried = 0
         while added < most and tried < len(tiles):
             added += self._add_one_of(tiles[tried])
             tried += 1
         return added, tried
 
-    def _further(self, table: np.ndarray, anchor: int) -> list[int]:
-        """Unused tiles in the rows of the anchor's nearest neighbours, used or not, nearest column first."""
+    def _neighbours_of_neighbours(self, table: np.ndarray, anchor: int) -> list[int]:
+        """Return the unused tiles in the rows of the nearest neighbours of an anchor, nearest column first."""
         row = table[anchor, :BRIDGES]
-        tiles = table[self.a_query_of_tile[row[row >= 0]]].T.ravel()
+        tiles = table[self.first_query_of_tile[row[row >= 0]]].T.ravel()
         tiles = tiles[tiles >= 0]
         tiles = tiles[self.unused_of_tile[tiles] > 0]
         found, first = np.unique(tiles, return_index=True)
         ordered: list[int] = found[np.argsort(first)].tolist()
         return ordered
 
-    def _bring_as_published(self, anchor: int, row: np.ndarray, k: int, room: int) -> int:
-        """Sample4Geo: the first k/2 of the row, k/2 drawn from the rest; what is used is skipped and not replaced."""
+    def _add_neighbours_as_published(self, anchor: int, row: np.ndarray, k: int, room: int) -> int:
+        """Add the first k/2 of the row and k/2 drawn from the rest, as Sample4Geo: used ones are not replaced."""
         tile = self.pairs.covered[anchor][0]
         several = len(self.pairs.queries_of_tile[tile]) > 1
-        if several and tile in self.gone:  # its list is one for all photos of a tile, and what was taken has left it
-            row = row[~np.isin(row, list(self.gone[tile]))]
+        if several and tile in self.taken_by_tile:  # the published code removes them from one list for all its photos
+            row = row[~np.isin(row, list(self.taken_by_tile[tile]))]
         near, rest = row[: k // 2], row[k // 2 :]
         drawn = rest[self.generator.permutation(len(rest))[: k - k // 2]]
         added = 0
@@ -324,5 +332,5 @@ class _Planner:
             if self.unused_of_tile[other] and self._add_one_of(other):
                 added += 1
                 if several:
-                    self.gone.setdefault(tile, set()).add(other)
+                    self.taken_by_tile.setdefault(tile, set()).add(other)
         return added

@@ -1,7 +1,8 @@
-"""The position loss of AuxGeo (arXiv 2412.11529): where in its tile a photo was taken, read from the tile's tokens.
+"""The position loss of AuxGeo (arXiv 2412.11529): the position of a photo in its tile, from the tokens of the tile.
 
-A photo's descriptor is compared with each cell of the tile's feature map; the expectation of the cell's coordinates
-under a softmax of the similarities (a soft-argmax) is the predicted position. Both must live in one space.
+The descriptor of a photo is compared with each cell of the feature map of its tile; the predicted position is the
+expectation of the cell coordinates under a softmax of the similarities (a soft-argmax). Descriptor and features must be
+in the same space.
 """
 
 from collections.abc import Sequence
@@ -12,41 +13,41 @@ from torch.nn import functional
 
 
 def soft_argmax(query: Tensor, cells: Tensor, temperature: float = 0.05) -> Tensor:
-    """The expected cell of each query in its own map.
+    """Compute the expected cell of each query in its feature map.
 
     Args:
-        query: Descriptors, (batch, dim), of any length.
-        cells: Feature maps, (batch, dim, rows, columns).
-        temperature: Of the softmax over cosines.
+        query: Descriptors of any norm, shape (batch, dim).
+        cells: Feature maps, shape (batch, dim, rows, columns).
+        temperature: Temperature of the softmax over cosines.
 
     Returns:
-        Column and row of each query in cells, float32 (batch, 2): 0 is the centre of the first cell.
+        Column and row of each query in cells, float32 (batch, 2); 0 is the centre of the first cell.
     """
     rows, columns = cells.shape[-2:]
     with torch.autocast(query.device.type, enabled=False):
         unit = functional.normalize(cells.float().flatten(2), dim=1)
         cosines = torch.einsum("bd,bdn->bn", functional.normalize(query.float(), dim=1), unit)
-        share = (cosines / temperature).softmax(dim=1)
-        index = torch.arange(rows * columns, device=share.device)
-        places = torch.stack([index % columns, index // columns], dim=1).float()
-        return share @ places
+        probability = (cosines / temperature).softmax(dim=1)
+        index = torch.arange(rows * columns, device=probability.device)
+        coordinates = torch.stack([index % columns, index // columns], dim=1).float()
+        return probability @ coordinates
 
 
 def position_error(
     query: Tensor, cells: Tensor, position: Tensor, grids: Sequence[int] = (12, 6, 3), temperature: float = 0.05
 ) -> Tensor:
-    """Distance in cells between predicted and true position, summed over grids.
+    """Compute the distance in cells between predicted and true position, summed over grids.
 
-    The map is averaged to each grid. Published code compares the index of a cell with position x grid, which is off by
-    half a cell; here a position in the middle of a cell is that cell's index.
+    The feature map is averaged to each grid. The published code compares cell indices with position * grid, which is
+    off by half a cell; here the centre of a cell corresponds to its index.
 
     Args:
-        query: Descriptors, (batch, dim).
-        cells: Feature maps, (batch, dim, rows, columns).
-        position: True column and row as fractions of the tile's width and height, from its upper left corner,
-            (batch, 2).
-        grids: Cells a side; a finer grid weighs more, since the error is in cells.
-        temperature: Of the softmax.
+        query: Descriptors, shape (batch, dim).
+        cells: Feature maps, shape (batch, dim, rows, columns).
+        position: True column and row as fractions of the width and height of the tile, from its upper left corner,
+            shape (batch, 2).
+        grids: Cells per side of each grid. Finer grids have more weight, since the error is in cells.
+        temperature: Temperature of the softmax over cosines.
 
     Returns:
         Error of each query, float32 (batch,).

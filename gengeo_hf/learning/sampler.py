@@ -1,7 +1,7 @@
-"""The batch sampler: geographic neighbours first, visual look-alikes later.
+"""Batch sampler of hard negatives: geographic neighbours in the first epochs, visual neighbours later.
 
-Neighbour tables come from `learning.neighbours` (on the map) and `learning.mining` (by similarity). The sampler is
-that of a PyTorch `DataLoader(batch_sampler=...)`, the same on every process.
+Neighbour tables come from `learning.neighbours` (by distance) and `learning.mining` (by similarity). The sampler is
+passed to a PyTorch `DataLoader(batch_sampler=...)` and is the same in every process.
 """
 
 from collections.abc import Iterator
@@ -16,22 +16,22 @@ from gengeo_hf.learning.plan import Pairs, Plan, Rules, plan_epoch
 class HardNegativeBatchSampler(Sampler[list[int]]):
     """Yields global batches of query rows; a pure function of (seed, epoch, tables).
 
-    Every process iterates the same sampler; Accelerate with `split_batches=True` gives each its slice, so what a
-    batch contains does not depend on the number of processes.
+    Every process iterates over the same sampler; Accelerate with `split_batches=True` gives each process its slice, so
+    that the content of a batch does not depend on the number of processes.
 
     Args:
-        pairs: what may be batched, and what excludes what.
-        rules: the layout of a batch.
-        seed: of the random generator, together with the epoch.
+        pairs: Pairs of the data set.
+        rules: Rules of the batches.
+        seed: Seed of the random generator, together with the epoch.
 
     Example:
         >>> sampler = HardNegativeBatchSampler(Pairs(tile_of_query), Rules(batch_size=256))
-        >>> sampler.set_tables(neighbour_rows)        # geographic, for the first epochs
+        >>> sampler.set_tables(neighbour_rows)  # geographic neighbours, for the first epochs
         >>> sampler.set_epoch(1)
         >>> loader = DataLoader(dataset, batch_sampler=sampler)
     """
 
-    drop_last = True  # Accelerate reads it: a short batch would be padded with pairs of another one
+    drop_last = True  # read by Accelerate, which would pad a short batch with pairs of another one
 
     def __init__(self, pairs: Pairs, rules: Rules, seed: int = 0) -> None:
         self.pairs, self.rules, self.seed, self.epoch = pairs, rules, seed, 0
@@ -42,35 +42,42 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
 
     @property
     def batch_size(self) -> int:
-        """Pairs in a batch over all processes."""
+        """Number of pairs in a batch, over all processes."""
         return self.rules.batch_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose batches come next, from its first batch on.
+        """Select the epoch; iteration starts at its first batch.
 
-        The epoch that is chosen already is left as it is: data loaders say it again when they begin to iterate, and
-        batches that `skip_batches` left out must stay out.
+        Selecting the current epoch again has no effect, because data loaders do so when they start to iterate, and
+        batches that `skip_batches` skipped must stay skipped.
+
+        Args:
+            epoch: Zero-based epoch.
         """
         if epoch != self.epoch:
             self.epoch, self.skip, self._plan = epoch, 0, None
 
     def set_tables(self, *tables: np.ndarray, shares: list[float] | None = None, **named: np.ndarray) -> None:
-        """Replace the neighbour tables; none means random batches.
+        """Replace the neighbour tables; without tables, batches are random.
 
         Args:
-            tables: each int (queries, K) with gallery rows, hardest first, -1 where there is none.
-            shares: how much of an anchor's neighbours each table gives; None for equal shares.
-            named: tables with a name, which `report` then uses: `set_tables(geographic=..., visual=...)`.
+            tables: Neighbour tables, each int (queries, K): gallery rows, hardest first, -1 for none.
+            shares: Fraction of the neighbours of an anchor from each table; None for equal ones.
+            named: Tables with names for `report`, as in `set_tables(geographic=..., visual=...)`.
         """
         self.tables = {f"table_{number}": table for number, table in enumerate(tables)} | named
         self.shares, self._plan = shares, None
 
     def skip_batches(self, number: int) -> None:
-        """Leave out the first batches of this epoch, after a resume in its middle."""
+        """Skip the first batches of the current epoch, to resume inside it.
+
+        Args:
+            number: Number of batches to skip.
+        """
         self.skip = number
 
     def plan(self) -> Plan:
-        """The whole epoch, worked out once."""
+        """Return the plan of the current epoch, computed once."""
         if self._plan is None:
             generator = np.random.default_rng([self.seed, self.epoch])
             self._plan = plan_epoch(self.pairs, list(self.tables.values()), self.rules, generator, self.shares)
@@ -87,22 +94,23 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
         ground: np.ndarray | None = None,
         aerial: np.ndarray | None = None,
         own: np.ndarray | None = None,
-        shown: int = 48,
+        max_batches: int = 48,
     ) -> dict[str, float]:
-        """What the batches of this epoch contain, so that a run can show that its negatives are hard.
+        """Summarise the batches of the current epoch and the hardness of their negatives.
 
         Args:
-            ground: descriptors of the queries (queries, dim), for the similarity of the hardest negatives.
-            aerial: descriptors of tiles (tiles, dim).
-            own: the row of each query's true tile among them, int (queries,); None where they are the whole gallery.
-            shown: how many batches, spread over the epoch, are looked at.
+            ground: Descriptors of the queries, shape (queries, dim), for the similarity of the hardest negatives.
+            aerial: Descriptors of tiles, shape (tiles, dim).
+            own: Row of the true tile of each query in `aerial`, int (queries,); None if `aerial` is the whole gallery.
+            max_batches: Maximum number of batches, spread over the epoch, from which distances and similarities are
+                computed.
 
         Returns:
-            `batches`, `anchors_per_batch`, `dropped_pairs`; for each table `share_<name>`, the share of the pairs that
-            came along from it. With positions `nearest_negative_m`, the median distance from a photo to the nearest
-            other of its batch, and `within_1km`, the mean number of others in that radius. With descriptors
-            `hardest_negative`, the mean cosine of a photo to the most similar wrong tile of its batch, and the same for
-            the first and the last quarter of the epoch: were they far apart, hardness would fade.
+            `batches`, `anchors_per_batch`, `dropped_pairs`, and for each table `share_<name>`, the fraction of the
+            pairs that come from it. With positions also `nearest_negative_m`, the median distance from a photo to the
+            nearest other photo of its batch, and `within_1km`, the mean number of other photos within 1 km. With
+            descriptors also `hardest_negative`, the mean cosine of a photo to the most similar wrong tile of its batch,
+            for the epoch and for its first and last quarter: a large difference means that hardness fades.
         """
         plan = self.plan()
         count = len(plan.batches)
@@ -114,7 +122,7 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
         out |= {f"share_{name}": taken / len(self.pairs) for name, taken in zip(self.tables, plan.taken, strict=True)}
         if not count:
             return out
-        batches = plan.batches[np.unique(np.linspace(0, count - 1, min(shown, count)).astype(int))]
+        batches = plan.batches[np.unique(np.linspace(0, count - 1, min(max_batches, count)).astype(int))]
         if self.pairs.lat_lon is not None:
             metres = [_metres_between(self.pairs.lat_lon[rows]) for rows in batches]
             out["nearest_negative_m"] = float(np.median([between.min(axis=1) for between in metres]))
@@ -130,14 +138,14 @@ class HardNegativeBatchSampler(Sampler[list[int]]):
 
 
 def _hardest(ground: np.ndarray, aerial: np.ndarray) -> float:
-    """Mean over the photos of a batch of the cosine to the most similar wrong tile in it."""
+    """Mean cosine of the photos of a batch to the most similar wrong tile in it."""
     scores = ground @ aerial.T
     np.fill_diagonal(scores, -np.inf)
     return float(scores.max(axis=1).mean())
 
 
 def _metres_between(lat_lon: np.ndarray) -> np.ndarray:
-    """Great-circle distances among the members of a batch, metres (n, n), infinite to themselves."""
+    """Great-circle distances in metres between the members of a batch, shape (n, n), infinite on the diagonal."""
     xyz = to_unit_vectors(*np.transpose(lat_lon))
     chord = np.linalg.norm(xyz[:, None] - xyz[None], axis=2)
     metres = arc_m(chord)

@@ -1,6 +1,6 @@
 """The soft-margin triplet loss over all negatives of a batch (Hu et al., CVM-Net, CVPR 2018, equation 6).
 
-SAFA, TransGeo and GeoDTR are trained with it. It has no learned temperature.
+SAFA, TransGeo and GeoDTR use it. It has no learned temperature.
 """
 
 import torch
@@ -18,16 +18,16 @@ def soft_margin_triplet(
 ) -> Tensor:
     """Mean of ln(1 + exp(scale (s_ij - s_ii))) over both directions and all negatives j of each i; s is the cosine.
 
-    A factor of 10 on squared distances d = 2 - 2 s, as papers write it, is a scale of 20. The mean over all negatives
-    dilutes hard ones as the batch grows. For two pairs it equals InfoNCE at the same scale without label smoothing.
+    A factor of 10 on squared distances d = 2 - 2 s, as in the papers, is a scale of 20. The mean over all negatives
+    reduces the weight of hard ones in large batches. For two pairs the loss equals InfoNCE at the same scale without
+    label smoothing.
 
     Args:
-        ground: Unit descriptors of the ground photos, (batch, dim).
-        aerial: Unit descriptors of the tiles, row i belonging to ground row i, (batch, dim).
-        scale: Factor on the difference of cosines.
-        positives: Bool (batch, batch), true where a ground photo and a tile show one place; such tiles are not
-            negatives.
-        ignored: Bool (batch, batch), true where a tile is neither right nor wrong for a photo; left out as well.
+        ground: Unit descriptors of the ground photos, shape (batch, dim).
+        aerial: Unit descriptors of the tiles, row i being the tile of ground row i, shape (batch, dim).
+        scale: Factor of the difference of cosines.
+        positives: Bool (batch, batch), True where a ground photo and a tile match; such tiles are not negatives.
+        ignored: Bool (batch, batch), True where a tile is neither a positive nor a negative of a photo; excluded too.
 
     Returns:
         The loss, 0-d float32.

@@ -25,6 +25,7 @@ from gengeo_hf.localization.confidence import Calibration, absence_notes
 from gengeo_hf.localization.drive import Motion, correct_drive, order_frames
 from gengeo_hf.localization.photos import (
     Photo,
+    Picture,
     TooNarrowError,
     camera_notes,
     encode_pictures,
@@ -274,9 +275,9 @@ class GeoLocalizer:
             The photo and its hits, best first; None if it cannot be read.
         """
         found = read_photo(photo)
-        if found.image is None:
+        views = self._pictures(found, camera) if found.image is not None else []
+        if not views:
             return None
-        views = pictures(found, camera, self._canvas, self._patch)
         hits = self.index.search(encode_pictures(self.encoder, views)[0], tiles)
         return found, _best_of([(one, view.heading) for one, view in zip(hits, views, strict=True)], tiles)[0]
 
@@ -296,11 +297,11 @@ class GeoLocalizer:
     def _places(
         self, photos: Sequence[Photo], top: int, priors: Sequence[Any], merge: bool, camera: CameraView
     ) -> list[list[Place]]:
-        """Search the hits of each photo and merge them into places."""
-        views = [pictures(photo, camera, self._canvas, self._patch) for photo in photos]
+        """Search the hits of each photo and merge them into places; none for a photo without pictures."""
+        views = [self._pictures(photo, camera) for photo in photos]
         flat = [view for several in views for view in several]
         if not flat:
-            return []
+            return [[] for _ in photos]
         k = max(top, LEAST_PLACES) * VOTES_FOR_EACH if merge or self.calibration or self.pose else top
         each = [prior for prior, several in zip(priors, views, strict=True) for _ in several]
         descriptors, widened = encode_pictures(self.encoder, flat)
@@ -309,6 +310,9 @@ class GeoLocalizer:
         found = iter(self._search(descriptors, k, each))
         results = []
         for photo, several in zip(photos, views, strict=True):
+            if not several:
+                results.append([])
+                continue
             hits, headings = _best_of([(next(found), view.heading) for view in several], k)
             places = merge_hits(hits) if merge else [merge_votes([hit], rank) for rank, hit in enumerate(hits, 1)]
             if len(several) > 1:
@@ -324,6 +328,14 @@ class GeoLocalizer:
                 photo.note = "; ".join(filter(None, (photo.note, note)))
             results.append(places)
         return results
+
+    def _pictures(self, photo: Photo, camera: CameraView) -> list[Picture]:
+        """Images to encode for one photo; a photo that cannot be prepared gets an `error` and has none."""
+        try:
+            return pictures(photo, camera, self._canvas, self._patch)
+        except GenGeoError as error:
+            photo.error = str(error)
+            return []
 
     def _search(self, descriptors: np.ndarray, k: int, priors: Sequence[Any]) -> list[list[Hit]]:
         """Search each descriptor within its own prior."""

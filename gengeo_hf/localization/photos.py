@@ -16,7 +16,7 @@ from PIL import Image
 
 from gengeo_hf.common.camera import UNKNOWN_HEADING, CameraView
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.images import IMAGE_SUFFIXES, ImageFile, find_images, read_image
+from gengeo_hf.common.images import IMAGE_SUFFIXES, MIN_SIDE, ImageFile, find_images, read_image
 from gengeo_hf.common.metadata import PhotoMetadata, PhotoPosition
 from gengeo_hf.common.projection import (
     PanoramaCanvas,
@@ -137,15 +137,29 @@ def pictures(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None, pa
 
     Returns:
         One picture; eight rolled panoramas if the heading is `UNKNOWN_HEADING`.
+
+    Raises:
+        GenGeoError: The rows of a panorama that the model knows have fewer than 8 pixels.
     """
     assert photo.image is not None
-    view = camera.completed_by(photo.metadata.camera)
+    found = _prepare(photo.image, camera.completed_by(photo.metadata.camera), canvas, patch)
+    width, height = found[0].image.size
+    if min(width, height) < MIN_SIDE:
+        raise GenGeoError(
+            f"the part of the photo that the model knows has {width} x {height} pixels; expected at least {MIN_SIDE} "
+            "on each side: give a larger photo, or state its field of view (--fov)"
+        )
+    return found
+
+
+def _prepare(image: Image.Image, view: CameraView, canvas: PanoramaCanvas | None, patch: int) -> list[Picture]:
+    """`pictures` of an image and its camera, of any size."""
     if canvas is None or view.fov is None:
-        return [Picture(photo.image)]
+        return [Picture(image)]
     if not view.is_panorama:
-        return [Picture(project_photo(photo.image, view, canvas, patch), own_size=True)]
-    level = level_panorama(photo.image, view)
-    extent = view.vertical_fov if level is photo.image else vertical_extent(photo.image, view)
+        return [Picture(project_photo(image, view, canvas, patch), own_size=True)]
+    level = level_panorama(image, view)
+    extent = view.vertical_fov if level is image else vertical_extent(image, view)
     panorama = crop_or_pad_rows(level, canvas, extent)
     if view.heading == UNKNOWN_HEADING:
         return [Picture(roll_to_north(panorama, turn * 360 / TURNS), turn * 360 / TURNS) for turn in range(TURNS)]

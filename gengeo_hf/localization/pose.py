@@ -271,7 +271,7 @@ class PoseFinder:
     def _search(self, view: GroundView, hits: Sequence[Hit]) -> list[tuple[Poses, int]]:
         """Search poses without a head."""
         if not view.panorama:
-            raise UnposedError("the search without a head takes panoramas; fit a head for photos (gengeo pose fit)")
+            raise UnposedError("the search without a head needs panoramas; fit a head for photos (gengeo pose fit)")
         images = self._images([hit.tile_id for hit in hits])
         settings, reach = SearchSettings.for_prior(view.prior), PRIORS[view.prior]
         poses = []

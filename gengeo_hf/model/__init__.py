@@ -1,7 +1,7 @@
-"""The model and its image processor: the files that travel to the Hub with every checkpoint.
+"""The model and its image processor: the modules that are copied into every published checkpoint.
 
-They are flat siblings (`from .x import y`) that import only torch and transformers, because a checkpoint folder that is
-loaded without this package (`trust_remote_code=True`) has nothing else.
+They import only each other (`from .x import y`), torch and transformers, because a checkpoint that is loaded without
+this package (`trust_remote_code=True`) contains nothing else.
 """
 
 import contextlib
@@ -17,18 +17,18 @@ from .modeling_gengeo import GenGeoModel, GenGeoModelOutput
 
 
 def register() -> None:
-    """Make `AutoConfig`, `AutoModel`, `AutoImageProcessor` and `pipeline` know GenGeo."""
+    """Register GenGeo with `AutoConfig`, `AutoModel`, `AutoImageProcessor` and therefore with `pipeline`."""
     AutoConfig.register(GenGeoConfig.model_type, GenGeoConfig, exist_ok=True)
     AutoModel.register(GenGeoConfig, GenGeoModel, exist_ok=True)
-    # One class serves both backends: without torchvision "pil" is asked for, with it "torchvision".
-    # transformers before 5.20 has no AutoImageProcessor without torchvision: the class itself serves there.
+    # One class for both backends: transformers requests "torchvision" if it is installed, else "pil".
+    # transformers before 5.20 has no AutoImageProcessor without torchvision; the class itself works without it.
     with contextlib.suppress(ImportError):
         AutoImageProcessor.register(
             GenGeoConfig,
             image_processor_classes={"pil": GenGeoImageProcessor, "torchvision": GenGeoImageProcessor},
             exist_ok=True,
         )
-    # Code and `auto_map` then travel together with whatever is saved or pushed, also by Trainer and `push_to_hub`.
+    # Saves the code and `auto_map` with every checkpoint, also by Trainer and `push_to_hub`.
     GenGeoConfig.register_for_auto_class("AutoConfig")
     GenGeoModel.register_for_auto_class("AutoModel")
     GenGeoImageProcessor.register_for_auto_class("AutoImageProcessor")

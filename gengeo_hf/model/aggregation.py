@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Part of gengeo_hf. Licence: https://www.apache.org/licenses/LICENSE-2.0
-"""What aggregators share: their base class, and layers that compute in float32.
+"""The base class of aggregators, and layers that compute in float32.
 
-This file travels with published checkpoints, so it imports only torch.
+This file is copied into published checkpoints and therefore imports only torch.
 """
 
 import contextlib
@@ -14,16 +14,17 @@ from torch.nn import functional
 
 
 class GenGeoAggregator(nn.Module):
-    """Tokens of an image to one vector; the base class of all aggregators.
+    """Base class of aggregators, which reduce the tokens of an image to one vector.
 
-    A subclass sets `width_out`, the width of its vector, in `__init__(config, width)`, where `config` is a
-    `GenGeoConfig` and `width` the width C of the tokens. It implements `forward`.
+    A subclass implements `forward` and sets `width_out` in `__init__(config, width)`, where `config` is a
+    `GenGeoConfig` and `width` the width C of the tokens.
 
     Attributes:
-        title: How model cards call it.
-        needs_token_counts: Whether it is tied to a number of patch tokens; `__init__` then also gets `tokens`, from
+        title: Name in model cards and messages.
+        needs_token_counts: Whether it needs a fixed number of patch tokens; `__init__` then also gets `tokens`, from
             `GenGeoConfig.token_counts`.
-        has_layout: Whether it sums tokens by masks that may be replaced, see `counterfactual`.
+        has_layout: Whether it sums tokens by masks that `counterfactual` can replace.
+        width_out: Width of the vector.
     """
 
     title = "an aggregator"
@@ -32,23 +33,33 @@ class GenGeoAggregator(nn.Module):
     width_out: int
 
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Aggregate patch tokens (B, n, C) and the global token (B, C).
+        """Aggregate tokens to one vector.
+
+        Args:
+            tokens: Patch tokens, shape (B, n, C).
+            global_token: Global token, shape (B, C).
 
         Returns:
-            The vector (B, width_out), float32 of length 1, and the share of each token that goes to each cluster
+            Unit vector, float32 (B, width_out); and the fraction of each token that is assigned to each cluster,
             (B, m, n), or None for an aggregator without clusters.
         """
         raise NotImplementedError
 
     def init_weights(self, init: Any) -> None:
-        """Initialise parameters of its own; layers inside initialise themselves.
+        """Initialise the parameters of this module; submodules initialise themselves.
 
         Args:
-            init: `transformers.initialization`, whose functions leave loaded weights alone.
+            init: Module `transformers.initialization`, whose functions do not change loaded weights.
         """
 
     def counterfactual(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The vector (B, width_out) that patch tokens (B, n, C) give with a random layout, for counterfactual losses.
+        """Aggregate tokens with a random layout, for counterfactual losses.
+
+        Args:
+            tokens: Patch tokens, shape (B, n, C).
+
+        Returns:
+            Unit vector, float32 (B, width_out).
 
         Raises:
             NotImplementedError: The aggregator has no layout.
@@ -57,27 +68,27 @@ class GenGeoAggregator(nn.Module):
 
     @property
     def fewest_tokens(self) -> int:
-        """Number of patch tokens that an image must have at least."""
+        """Minimum number of patch tokens of an image."""
         return 1
 
     @property
     def has_dustbin(self) -> bool:
-        """Whether the last row of the assignment is mass that is left out."""
+        """Whether the last row of the assignment is the dustbin, whose mass is rejected."""
         return False
 
 
 def float32_island(device: torch.device) -> contextlib.AbstractContextManager:
-    """A block in which autocast does nothing. What is computed inside is float32 if its inputs are."""
+    """Return a context that disables autocast, so that float32 inputs give float32 results."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 
 
 class Float32Linear(nn.Linear):
-    """A linear layer that computes in float32, under autocast and with half precision weights too."""
+    """A linear layer that computes in float32, also under autocast and with half precision weights."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map (..., in) of any dtype to (..., out), float32."""
+        """Map inputs (..., in) of any dtype to float32 (..., out)."""
         with float32_island(inputs.device):
             bias = None if self.bias is None else self.bias.float()
             return functional.linear(inputs.float(), self.weight.float(), bias)
@@ -86,13 +97,13 @@ class Float32Linear(nn.Linear):
 def token_mlp(
     width_in: int, hidden: int, width_out: int, dropout: float, last: type[nn.Linear] = nn.Linear
 ) -> nn.Sequential:
-    """The token-wise MLP of SALAD. Layers 0 and 3 carry the weights, as in the published checkpoints.
+    """Build the token-wise MLP of SALAD. Layers 0 and 3 have the weights, as in the published checkpoints.
 
     Args:
         width_in: Width C of the tokens.
         hidden: Width q of the hidden layer.
         width_out: Width of the output.
-        dropout: Share of hidden values that training drops; 0 leaves the layer out.
+        dropout: Dropout probability of the hidden layer in training; 0 adds no dropout layer.
         last: Class of the last layer.
     """
     return nn.Sequential(

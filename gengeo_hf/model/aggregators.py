@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Part of gengeo_hf. Licence: https://www.apache.org/licenses/LICENSE-2.0
-"""From tokens to a descriptor: SALAD or another aggregator, then the projection.
+"""Aggregation heads: SALAD or another aggregator, then a linear projection to the descriptor.
 
-An aggregator of your own is a subclass of `GenGeoAggregator`, added by `register_aggregator`; see docs/extend.md.
-This file travels with published checkpoints, so it imports only torch and its siblings.
+`register_aggregator` adds a new subclass of `GenGeoAggregator`; see docs/extend.md.
+This file is copied into published checkpoints and therefore imports only torch and its siblings.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from .salad import GenGeoSalad
 
 
 class GenGeoMean(GenGeoAggregator):
-    """The average of the patch tokens, with length 1."""
+    """Normalised mean of the patch tokens."""
 
     title = "mean pooling"
 
@@ -29,12 +29,12 @@ class GenGeoMean(GenGeoAggregator):
         self.width_out = width
 
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Aggregate tokens (B, n, C) to (B, C)."""
+        """Aggregate patch tokens (B, n, C) to (B, C)."""
         return functional.normalize(tokens.float().mean(dim=1), dim=1), None
 
 
 class GenGeoCls(GenGeoAggregator):
-    """The backbone's own global token, with length 1; of a distilled DeiT both of them, one behind the other."""
+    """Normalised global token of the backbone; both global tokens, concatenated, of a distilled DeiT."""
 
     title = "CLS token"
 
@@ -43,14 +43,14 @@ class GenGeoCls(GenGeoAggregator):
         self.width_out = family_of(config.backbone_config).global_width(config.backbone_config)
 
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Pass the global token (B, C) on."""
+        """Normalise the global token (B, C)."""
         return functional.normalize(global_token.float(), dim=1), None
 
 
 class GenGeoGem(GenGeoAggregator):
-    """Generalised mean pooling (Radenovic et al. 2019, equation 3) with one learned exponent, with length 1.
+    """Normalised generalised mean pooling (Radenovic et al. 2019, equation 3) with one learned exponent.
 
-    Negative values count as the smallest allowed one, so it discards about half of what signed features say.
+    Values are clamped to at least `smallest`, so that all negative values of signed features are lost.
     """
 
     title = "GeM pooling"
@@ -63,11 +63,11 @@ class GenGeoGem(GenGeoAggregator):
         self.exponent = nn.Parameter(torch.tensor(self.exponent_init))
 
     def init_weights(self, init: Any) -> None:
-        """The exponent at its start."""
+        """Set the exponent to `exponent_init`."""
         init.constant_(self.exponent, self.exponent_init)
 
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """Aggregate tokens (B, n, C) to (B, C)."""
+        """Aggregate patch tokens (B, n, C) to (B, C)."""
         with float32_island(tokens.device):
             exponent = self.exponent.float()
             pooled = tokens.float().clamp(min=self.smallest).pow(exponent).mean(dim=1).pow(1 / exponent)
@@ -77,8 +77,8 @@ class GenGeoGem(GenGeoAggregator):
 class GenGeoNetVlad(GenGeoAggregator):
     """NetVLAD (Arandjelovic et al. 2016, equation 4): soft-assigned residuals to learned centroids.
 
-    Tokens are first reduced to `cluster_dim` by an MLP (None keeps them as they are) and scaled to length 1. Random
-    centroids work poorly: start them from data with `set_centroids`.
+    Tokens are first reduced to `cluster_dim` by an MLP (None keeps their width) and normalised. Random centroids work
+    poorly: initialise them from data with `set_centroids`.
     """
 
     title = "NetVLAD"
@@ -93,30 +93,30 @@ class GenGeoNetVlad(GenGeoAggregator):
         self.centroids = nn.Parameter(torch.randn(config.num_clusters, local))
 
     def init_weights(self, init: Any) -> None:
-        """Random centroids of about unit length."""
+        """Initialise the centroids at random with a norm of about 1."""
         init.normal_(self.centroids, std=self.centroids.shape[1] ** -0.5)
 
     def local_features(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The vectors that are clustered: (B, n, l), float32, each with length 1."""
+        """Return the unit vectors that are assigned to clusters, float32 (B, n, l)."""
         return functional.normalize(self.cluster_features(tokens).float(), dim=-1)
 
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Aggregate tokens (B, n, C) to (B, m l), cluster by cluster; and the soft assignment (B, m, n)."""
+        """Aggregate patch tokens (B, n, C) to (B, m l), cluster by cluster; also return the assignment (B, m, n)."""
         features = self.local_features(tokens)
         with float32_island(tokens.device):
             weights = self.assignment(features).softmax(dim=2).transpose(1, 2)
-            # sum_i w (x - c) as (sum_i w x) - (sum_i w) c: no tensor of n x m x l.
+            # sum_i w (x - c) = (sum_i w x) - (sum_i w) c, which avoids a tensor of n x m x l.
             residuals = weights @ features - weights.sum(dim=2, keepdim=True) * self.centroids.float()
             residuals = functional.normalize(residuals, dim=2)
             return functional.normalize(residuals.flatten(1), dim=1), weights
 
     @torch.no_grad()
     def set_centroids(self, centroids: torch.Tensor, sharpness: float) -> None:
-        """Start from clusters found in data.
+        """Initialise centroids and assignment from clusters of data.
 
         Args:
-            centroids: (m, l) means of `local_features`.
-            sharpness: alpha, how much a feature prefers its nearest centroid's direction over the next.
+            centroids: Means of `local_features`, shape (m, l).
+            sharpness: Scale alpha of the assignment logits: larger values give a harder assignment.
         """
         self.centroids.copy_(centroids)
         self.assignment.weight.copy_(sharpness * functional.normalize(centroids, dim=1))
@@ -133,7 +133,7 @@ AGGREGATORS: dict[str, type[GenGeoAggregator]] = {
 
 
 def register_aggregator(name: str) -> Callable[[type[GenGeoAggregator]], type[GenGeoAggregator]]:
-    """A class decorator that adds an aggregator, which `GenGeoConfig(aggregator=name)` then uses.
+    """Return a class decorator that registers an aggregator for `GenGeoConfig(aggregator=name)`.
 
     Args:
         name: Name of the aggregator in configurations.
@@ -153,16 +153,16 @@ def register_aggregator(name: str) -> Callable[[type[GenGeoAggregator]], type[Ge
 
 
 class GenGeoHead(nn.Module):
-    """An aggregator, the linear projection, and the last L2 normalisation, all in float32.
+    """An aggregator, the linear projection and the final L2 normalisation, all in float32.
 
     Args:
-        config: see `GenGeoConfig`.
-        width: width C of the backbone's tokens.
-        view: "ground" or "aerial" for a head of one view, "shared" for a head of both.
+        config: A `GenGeoConfig`.
+        width: Width C of the tokens of the backbone.
+        view: View of the head, "ground" or "aerial", or "shared" for a head of both views.
 
     Raises:
-        ValueError: an aggregator does not know the number of tokens that it is tied to, or descriptors are to be
-            truncated to more values than they have.
+        ValueError: The aggregator needs a number of tokens that is not set, or `truncate_dim` or `matryoshka_dims` are
+            larger than the width of the descriptor.
     """
 
     def __init__(self, config: Any, width: int, view: str = "shared") -> None:
@@ -173,46 +173,50 @@ class GenGeoHead(nn.Module):
         aggregator: Any = kind(config, width, **more)
         self.aggregator = aggregator
         self.width_out: int = config.descriptor_dim or aggregator.width_out
-        # Only here is the width of an aggregator without projection known.
+        # The width of an aggregator without projection is not known to the configuration.
         if max([config.truncate_dim or 1, *(config.matryoshka_dims or ())]) > self.width_out:
             raise ValueError(
                 f"truncate_dim {config.truncate_dim} and matryoshka_dims {config.matryoshka_dims} must not be above "
-                f"{self.width_out}, the values that {config.aggregator} gives without a projection"
+                f"{self.width_out}, the width of {config.aggregator} without a projection"
             )
-        # The bias starts at zero: at PyTorch's default it is as long as the signal and pulls all descriptors together.
+        # The bias is initialised to zero: PyTorch's default is as large as the signal and makes descriptors similar.
         self.projection = Float32Linear(aggregator.width_out, config.descriptor_dim) if config.descriptor_dim else None
 
     def forward(
         self, tokens: torch.Tensor, global_token: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Encode a batch of images.
+        """Compute the descriptors of a batch.
+
+        Args:
+            tokens: Patch tokens, shape (B, n, C).
+            global_token: Global token, shape (B, C).
 
         Returns:
-            The descriptor (B, D) with length 1, what it was projected from, and the aggregator's assignment of tokens
-            to clusters (None for aggregators without clusters).
+            Unit descriptors (B, D); the vectors of the aggregator before projection and truncation; and its assignment
+            of tokens to clusters, None for aggregators without clusters.
         """
         unprojected, assignment = self.aggregator(tokens, global_token)
         return self.project(unprojected), unprojected, assignment
 
     def project(self, unprojected: torch.Tensor) -> torch.Tensor:
-        """The descriptor (B, D) of an aggregator's vector (B, width_out)."""
+        """Project the vector of the aggregator (B, width_out) to the descriptor (B, D)."""
         with float32_island(unprojected.device):
             descriptor = unprojected if self.projection is None else self.projection(unprojected)
             return functional.normalize(descriptor[:, : self.truncate_dim], dim=1)
 
 
 def _token_count(config: Any, view: str) -> int:
-    """The number of patch tokens that a head of a view sees.
+    """Return the number of patch tokens of an image for the head of a view.
 
     Raises:
-        ValueError: it is not known, or differs between the views of a shared head.
+        ValueError: The number is not set, or differs between the views of a shared head.
     """
     counts = config.token_counts or {}
     wanted = ("ground", "aerial") if view == "shared" else (view,)
     found = {int(counts[name]) for name in wanted if name in counts}
     if len(found) != 1 or any(name not in counts for name in wanted):
         raise ValueError(
-            f"the {config.aggregator} aggregator is tied to a number of tokens, and token_counts is "
+            f"the {config.aggregator} aggregator needs a fixed number of tokens, and token_counts is "
             f"{config.token_counts}: give the number for {' and '.join(wanted)}"
             + ("; a head that both views share needs equal numbers" if len(found) > 1 else "")
         )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Part of gengeo_hf. Licence: https://www.apache.org/licenses/LICENSE-2.0
-"""Image backbones: one `BackboneFamily` for each kind says how its tokens are read and which of its blocks are trained.
+"""Image backbones: one `BackboneFamily` per architecture reads its tokens and selects the blocks that are trained.
 
-A kind of your own is a subclass, registered under the `model_type` of its configuration; see docs/extend.md.
-This file travels with published checkpoints, so it imports only torch and transformers.
+`register_backbone` adds a subclass under the `model_type` of its configuration; see docs/extend.md.
+This file is copied into published checkpoints and therefore imports only torch and transformers.
 """
 
 import warnings
@@ -20,15 +20,15 @@ HUB_OFFSET = 0.1
 
 
 class GenGeoDinov2Embeddings(Dinov2Embeddings):
-    """DINOv2 embeddings whose position grid is resized exactly as the original DINOv2 code resizes it.
+    """DINOv2 embeddings whose position grid is resized exactly as in the original DINOv2 code.
 
-    The original passes a scale factor of (new + 0.1) / old, and so samples the grid at slightly other points than
-    transformers, which passes the size. Only this module is replaced: a subclass of `Dinov2Model` itself would lose
-    the renaming of checkpoint weights that transformers keeps per class.
+    The original passes a scale factor of (new + 0.1) / old, which samples the grid at slightly different points than
+    transformers, which passes the size. Only this module is replaced: a subclass of `Dinov2Model` would lose the
+    renaming of checkpoint weights that transformers keeps per class.
     """
 
     def interpolate_pos_encoding(self, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Position embeddings for an image of height x width pixels, (1, 1 + n, C)."""
+        """Return the position embeddings (1, 1 + n, C) for an image of height x width pixels."""
         positions = self.position_embeddings
         side = round((int(positions.shape[1]) - 1) ** 0.5)
         rows, columns = height // self.patch_embeddings.patch_size[0], width // self.patch_embeddings.patch_size[1]
@@ -47,22 +47,22 @@ class GenGeoDinov2Embeddings(Dinov2Embeddings):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if prefix == "embeddings.":  # the backbone alone, not as a part of a GenGeoModel
+        if prefix == "embeddings.":  # only the backbone is saved, not a GenGeoModel
             warnings.warn(
-                "weights of the backbone alone do not state position_interpolation='hub': a plain Dinov2Model resizes "
-                "its position grid in another way and gives other features; save the GenGeoModel to keep it",
+                "a checkpoint of the backbone alone does not store position_interpolation='hub': a plain Dinov2Model "
+                "resizes its position grid differently and gives other features; save the GenGeoModel to keep it",
                 stacklevel=2,
             )
 
 
 class BackboneFamily:
-    """A vision transformer whose output is [global token, other tokens, patch tokens]; subclasses say what differs.
+    """A vision transformer with the output [global token, other tokens, patch tokens]; subclasses override differences.
 
     Attributes:
-        has_blocks: Whether there is a sequence of equal blocks, of which `trainable_blocks` may train the last.
+        has_blocks: Whether there is a sequence of equal blocks, of which `trainable_blocks` trains the last.
         has_position_grid: Whether a grid of position embeddings is learned and resized to each image.
-        smooth_positions: Whether that grid is resized with antialiasing.
-        whole_patches: Whether both sides of an image must be multiples of the patch.
+        smooth_positions: Whether the grid is resized with antialiasing.
+        whole_patches: Whether both sides of an image must be multiples of the patch size.
         embeddings_name: Name of the module with the embeddings.
         global_tokens: Number of global tokens, which come first: 2 with a distillation token.
     """
@@ -75,59 +75,64 @@ class BackboneFamily:
     global_tokens = 1
 
     def build(self, backbone_config: Any, position_interpolation: str) -> Any:
-        """The backbone with random weights."""
+        """Build the backbone with random weights.
+
+        Args:
+            backbone_config: Configuration of the backbone.
+            position_interpolation: See `GenGeoConfig`.
+        """
         return AutoModel.from_config(backbone_config)
 
     def renamed_weights(self, backbone_config: Any) -> dict[str, str]:
-        """Weights that a checkpoint of the backbone class of transformers calls by other names: pattern -> name."""
+        """Return patterns of weight names in checkpoints of the backbone class of transformers, with new names."""
         return {}
 
     def token_width(self, backbone_config: Any) -> int:
-        """Width C of the tokens."""
+        """Return the width C of the tokens."""
         return int(backbone_config.hidden_size)
 
     def global_width(self, backbone_config: Any) -> int:
-        """Width of the global token that `read_tokens` gives."""
+        """Return the width of the global token of `read_tokens`."""
         return self.token_width(backbone_config)
 
     def embed(self, backbone: Any, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The first block's input for pixel values (B, 3, H, W): (B, 1 + n, C), positions added."""
+        """Return the input of the first block, (B, 1 + n, C) with positions, for pixel values (B, 3, H, W)."""
         tokens: torch.Tensor = self.embeddings(backbone)(pixel_values)
         return tokens
 
     def patch_sides(self, backbone_config: Any) -> tuple[int, int]:
-        """Height and width in pixels of what becomes one token."""
+        """Return height and width of the image patch of one token in pixels."""
         patch = backbone_config.patch_size
         return (patch, patch) if isinstance(patch, int) else (int(patch[0]), int(patch[1]))
 
     def other_tokens(self, backbone_config: Any) -> int:
-        """Number of tokens between the global token and the patch tokens."""
-        return int(getattr(backbone_config, "num_register_tokens", 0))  # a class of transformers may lack it
+        """Return the number of tokens between the global token and the patch tokens."""
+        return int(getattr(backbone_config, "num_register_tokens", 0))  # not a field of all configurations
 
     def run(self, backbone: Any, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
-        """The backbone's output for pixel values (B, 3, H, W) of any float type."""
+        """Run the backbone on pixel values (B, 3, H, W) of any float type."""
         return backbone(pixel_values, **kwargs)
 
     def read_tokens(self, backbone: Any, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Patch tokens (B, n, C) in row-major order and the global token (B, C), both after the final norm."""
+        """Return patch tokens (B, n, C) in row-major order and the global token (B, C), both after the final norm."""
         skip = 1 + self.other_tokens(backbone.config)
         return output.last_hidden_state[:, skip:], output.last_hidden_state[:, 0]
 
     def patches_before_norm(self, backbone: Any, output: Any) -> torch.Tensor:
-        """The last block's patch features before the final norm, (B, n, C), with `output_hidden_states=True`."""
+        """Return the patch tokens (B, n, C) before the final norm; needs `output_hidden_states=True`."""
         hidden: torch.Tensor = output.hidden_states[-1]
         return hidden[:, 1 + self.other_tokens(backbone.config) :]
 
     def embeddings(self, backbone: Any) -> Any:
-        """The module that turns pixels into the first block's input."""
+        """Return the module that computes the input of the first block from pixels."""
         return getattr(backbone, self.embeddings_name)
 
     def blocks(self, backbone: Any) -> list[nn.Module]:
-        """The blocks in the order in which they run; empty where there are none."""
+        """Return the blocks in order of execution; empty without blocks."""
         return list(backbone.encoder.layer)
 
     def final_norm(self, backbone: Any) -> nn.Module:
-        """The norm after the last block."""
+        """Return the norm after the last block."""
         norm: nn.Module = backbone.layernorm
         return norm
 
@@ -157,14 +162,16 @@ class _Dinov3(BackboneFamily):
 
 
 class _Deit(BackboneFamily):
-    """DeiT with a distillation token; the global token is [class token, distillation token], 2 C values."""
+    """DeiT with a distillation token; the global token is [class token, distillation token] of width 2 C."""
 
     has_position_grid = True
     global_tokens = 2
-    whole_patches = False  # as TransGeo has it: what is over at the right and at the bottom is left out
+    whole_patches = False  # as in TransGeo: incomplete patches at the right and at the bottom are ignored
 
     def build(self, backbone_config: Any, position_interpolation: str) -> Any:
-        return AutoModel.from_config(backbone_config, add_pooling_layer=False)  # its pooler reads the class token alone
+        return AutoModel.from_config(
+            backbone_config, add_pooling_layer=False
+        )  # the pooler of DeiT uses only the class token
 
     def global_width(self, backbone_config: Any) -> int:
         return 2 * self.token_width(backbone_config)
@@ -188,10 +195,10 @@ class _Deit(BackboneFamily):
 
 class _ConvNext(BackboneFamily):
     has_blocks = False
-    whole_patches = False  # strided convolutions leave what is over at the right and at the bottom out
+    whole_patches = False  # strided convolutions ignore incomplete patches at the right and at the bottom
 
     def renamed_weights(self, backbone_config: Any) -> dict[str, str]:
-        # ConvNextBackbone has a norm for each stage that it gives out; that of the last stage is the final norm.
+        # ConvNextBackbone has a norm for each output stage; that of the last stage is the final norm.
         return {rf"^hidden_states_norms\.stage{len(backbone_config.hidden_sizes)}\.": "layernorm."}
 
     def token_width(self, backbone_config: Any) -> int:
@@ -202,11 +209,11 @@ class _ConvNext(BackboneFamily):
         return side, side
 
     def run(self, backbone: Any, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
-        # The transformers cast the pixels by themselves.
+        # ConvNeXt does not cast the pixels to the dtype of its weights, unlike the vision transformers.
         return backbone(pixel_values.to(backbone.embeddings.patch_embeddings.weight.dtype), **kwargs)
 
     def read_tokens(self, backbone: Any, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        # The last map is not normalised; its own final norm is applied to each position as it is to the average.
+        # The last map is not normalised: apply the final norm to each position, as ConvNeXt does to the average.
         tokens = backbone.layernorm(output.last_hidden_state.flatten(2).transpose(1, 2))
         return tokens, output.pooler_output
 
@@ -228,10 +235,10 @@ BACKBONES: dict[str, BackboneFamily] = {
 
 
 def register_backbone(model_type: str) -> Callable[[type[BackboneFamily]], type[BackboneFamily]]:
-    """A class decorator that adds a family of backbones.
+    """Return a class decorator that registers a family of backbones.
 
     Args:
-        model_type: `model_type` of the backbone's configuration in transformers.
+        model_type: Field `model_type` of the configuration of the backbone in transformers.
 
     Raises:
         ValueError: Another family has this model type.
@@ -240,7 +247,7 @@ def register_backbone(model_type: str) -> Callable[[type[BackboneFamily]], type[
     def add(family: type[BackboneFamily]) -> type[BackboneFamily]:
         present = BACKBONES.get(model_type)
         if present is not None and type(present).__qualname__ != family.__qualname__:
-            raise ValueError(f"backbones of model type {model_type!r} are known already")
+            raise ValueError(f"a backbone family of model type {model_type!r} is registered already")
         BACKBONES[model_type] = family()
         return family
 
@@ -248,7 +255,7 @@ def register_backbone(model_type: str) -> Callable[[type[BackboneFamily]], type[
 
 
 def family_of(backbone_config: Any) -> BackboneFamily:
-    """The family of a backbone by its configuration.
+    """Return the family of a backbone by its configuration.
 
     Raises:
         ValueError: The family is unknown.
@@ -263,32 +270,32 @@ def family_of(backbone_config: Any) -> BackboneFamily:
 
 
 def build_backbone(config: Any) -> Any:
-    """The backbone of a `GenGeoConfig` with random weights, with the position interpolation that it asks for."""
+    """Build the backbone of a `GenGeoConfig` with random weights and its `position_interpolation`."""
     return family_of(config.backbone_config).build(config.backbone_config, config.position_interpolation)
 
 
 def run_backbone(backbone: Any, pixel_values: torch.Tensor, **kwargs: Any) -> Any:
-    """The backbone's output for pixel values (B, 3, H, W) of any float type."""
+    """Run a backbone on pixel values (B, 3, H, W) of any float type."""
     return family_of(backbone.config).run(backbone, pixel_values, **kwargs)
 
 
 def token_width(backbone_config: Any) -> int:
-    """Width C of the backbone's tokens."""
+    """Return the width C of the tokens of a backbone."""
     return family_of(backbone_config).token_width(backbone_config)
 
 
 def patch_sides(backbone_config: Any) -> tuple[int, int]:
-    """Height and width in pixels of what becomes one token."""
+    """Return height and width of the image patch of one token in pixels."""
     return family_of(backbone_config).patch_sides(backbone_config)
 
 
 def read_tokens(backbone: Any, output: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Patch tokens (B, n, C) in row-major order and the global token (B, C), both after the final norm."""
+    """Return patch tokens (B, n, C) in row-major order and the global token (B, C), both after the final norm."""
     return family_of(backbone.config).read_tokens(backbone, output)
 
 
 def transformer_blocks(backbone: Any) -> list[nn.Module]:
-    """The blocks in the order in which they run; empty for a family without blocks."""
+    """Return the blocks in order of execution; empty for a family without blocks."""
     return family_of(backbone.config).blocks(backbone)
 
 
@@ -296,8 +303,9 @@ def set_trainable(backbone: Any, blocks: int | None) -> None:
     """Freeze all but the last `blocks` transformer blocks and the final norm.
 
     Args:
-        backbone: Its parameters' `requires_grad` is set; quantised weights, which have no gradient, are left alone.
-        blocks: 0 freezes the backbone with its final norm, None trains all of it.
+        backbone: Backbone whose parameters get a new `requires_grad`; quantised weights, which have no gradient, are
+            not changed.
+        blocks: Number of trained blocks; 0 freezes the backbone with its final norm, None trains all of it.
     """
     family = family_of(backbone.config)
     _require_gradients(backbone, blocks is None)
@@ -306,7 +314,7 @@ def set_trainable(backbone: Any, blocks: int | None) -> None:
             _require_gradients(module, True)
     for name, parameter in backbone.named_parameters():
         if name.endswith("mask_token"):
-            # It never enters a forward pass, and a parameter without gradient stops distributed training.
+            # Not used in a forward pass; DistributedDataParallel raises an error for parameters without gradient.
             parameter.requires_grad_(False)
 
 
@@ -317,9 +325,9 @@ def _require_gradients(module: nn.Module, required: bool) -> None:
 
 
 def frozen_stages(backbone: Any) -> list[nn.Module]:
-    """The embeddings and the transformer blocks before the first one that trains, in the order in which they run.
+    """Return the embeddings and the blocks before the first trained one, in order of execution.
 
-    Empty where the embeddings train, and for a family without a sequence of blocks.
+    The list is empty if the embeddings are trained, and for a family without a sequence of blocks.
     """
     family = family_of(backbone.config)
     if not family.has_blocks:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Part of gengeo_hf. Licence: https://www.apache.org/licenses/LICENSE-2.0
-"""The configuration of GenGeo: which backbone, which aggregation head, what is trained.
+"""The configuration of GenGeo: backbone, aggregation head and trained parameters.
 
-This file travels with published checkpoints, so it imports only transformers, huggingface_hub and its siblings.
+This file is copied into published checkpoints and therefore imports only transformers, huggingface_hub and its
+siblings.
 """
 
-# No `from __future__ import annotations` here: it turns the type checks of `@strict` off without a word.
+# No `from __future__ import annotations` here: it would silently disable the type checks of `@strict`.
 import difflib
 import math
 import warnings
@@ -14,68 +15,68 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
-# transformers 5.4 copies, of a folder with code, only the files that this one and the model name themselves.
-from .aggregation import GenGeoAggregator  # noqa: F401  # as said above
+# transformers 5.4 copies only the modules that this file and the model import directly, so unused ones are imported.
+from .aggregation import GenGeoAggregator  # noqa: F401  # to be copied
 from .aggregators import AGGREGATORS
 from .backbones import BACKBONES, family_of
-from .layout import GenGeoLayout  # noqa: F401  # as said above
-from .salad import GenGeoSalad  # noqa: F401  # as said above
+from .layout import GenGeoLayout  # noqa: F401  # to be copied
+from .salad import GenGeoSalad  # noqa: F401  # to be copied
 
 
 @strict
 class GenGeoConfig(PreTrainedConfig):
-    """What a `GenGeoModel` is made of. The defaults are the model of the GenGeo paper (ViT-B/14, 64 clusters, 1024-d).
+    """Configuration of a `GenGeoModel`. The defaults are those of the GenGeo paper (ViT-B/14, 64 clusters, 1024-d).
 
     Args:
-        backbone_config: configuration of the image backbone, as an object or a dict with `model_type`
-            ("dinov2", "dinov2_with_registers", "dinov3_vit", "convnext", "deit", or one that `register_backbone`
-            added). None
-            gives DINOv2 ViT-B/14 at 518 px.
-        aggregator: how patch tokens become one vector: "salad", "netvlad", "gem", "mean", "cls" (the backbone's own
-            global token; for ConvNeXt its normalised average, which is the Sample4Geo baseline), "layout" (the masks
-            of GeoDTR+, num_clusters of them, tied to the number of tokens), or one that
-            `register_aggregator` added.
-        num_clusters: clusters m of SALAD and NetVLAD.
-        cluster_dim: width l of a local feature in a cluster. None keeps the backbone's width (NetVLAD only).
-        token_dim: width g of the transformed global token (SALAD only).
-        head_hidden_dim: hidden width q of the head's MLPs.
-        head_dropout: dropout in the token-wise MLPs of the head, while training.
-        sinkhorn_iterations: iterations K of the optimal transport.
-        use_dustbin: whether a dustbin row takes the mass of uninformative tokens.
-        dustbin_mass: "fixed" is SALAD: the dustbin holds n - m of the n tokens' mass on any image. "learned" lets a
-            linear layer on the global token shift that share per image; it starts out equal to "fixed".
-        descriptor_dim: width of the descriptor after the linear projection. None leaves the projection out.
-        share_aggregator: one head for both views, or (False) one head per view, picked by the `view` argument.
-        share_backbone: one backbone for both views, or (False) one per view, which then has its own head too.
-        token_counts: patch tokens of an image by view, {"ground": n, "aerial": n}; only aggregators that are tied to
-            the size of images need it, and training fills it in.
-        layout_layers: layers of the layout aggregator's transformer.
-        layout_heads: attention heads of it.
-        aerial_keep: share of an aerial image's patches that are encoded: those to which a second backbone, the guide,
-            attends most (TransGeo's attend and zoom). None encodes all of them.
-        guide_size: height and width in pixels at which the guide sees an aerial image.
-        trainable_blocks: the last k transformer blocks and the final norm are trained; 0 freezes the backbone, None
-            trains all of it. A number above the backbone's depth means every block.
-        position_interpolation: how DINOv2's position grid is resized: "hub" as the original code (scale factor with an
-            offset of 0.1), "size" as transformers. Only plain "dinov2" differs; use "hub" for converted SALAD weights.
-        position_init_std: spread of freshly initialised position embeddings, None for the backbone's own (0.02). A
-            model trained from nothing on few steps learns positions far sooner with 0.5.
-        truncate_dim: descriptors are cut to this many leading values and normalised again. None keeps them whole.
-        matryoshka_dims: prefix widths that the loss trains beside the full width (Kusupati et al. 2022).
-        label_smoothing: of the loss that the model computes when both views are given.
-        logit_scale_init_value: start of the learned logarithm of the InfoNCE scale, ln(1 / 0.07).
-        ground_camera: what the ground images of training were: "panorama" (360 degrees, equirectangular, the centre
-            column north) or "photo"; None where it is not known, and then photos are encoded as they are.
-        ground_vertical_fov: degrees of elevation from the bottom to the top row of these panoramas; None where unknown.
-        initializer_range: Standard deviation of the weights of freshly initialised linear layers of the head. None
-            takes 1 / sqrt(in_features) of each layer; at 0.02 short trainings start on a plateau (docs/learning.md).
+        backbone_config: Configuration of the image backbone, as an object or a dict with `model_type` ("dinov2",
+            "dinov2_with_registers", "dinov3_vit", "convnext", "deit", or one added by `register_backbone`). None is
+            DINOv2 ViT-B/14 at 518 px.
+        aggregator: Aggregation of patch tokens: "salad", "netvlad", "gem", "mean", "cls" (the global token of the
+            backbone; for ConvNeXt its normalised average, the Sample4Geo baseline), "layout" (`num_clusters` masks of
+            GeoDTR+, for a fixed number of tokens), or one added by `register_aggregator`.
+        num_clusters: Number m of clusters of SALAD and NetVLAD.
+        cluster_dim: Width l of a local feature in a cluster. None keeps the width of the backbone (NetVLAD only).
+        token_dim: Width g of the transformed global token (SALAD only).
+        head_hidden_dim: Hidden width q of the MLPs of the head.
+        head_dropout: Dropout probability in the token-wise MLPs of the head, in training.
+        sinkhorn_iterations: Number K of iterations of the optimal transport.
+        use_dustbin: Whether a dustbin row takes the mass of uninformative tokens.
+        dustbin_mass: Mass of the dustbin. "fixed" is SALAD: n - m of the mass of n tokens for every image. With
+            "learned", a linear layer on the global token shifts it per image; it is initialised equal to "fixed".
+        descriptor_dim: Width of the descriptor after the linear projection. None omits the projection.
+        share_aggregator: Whether both views share one head; otherwise the `view` argument selects the head.
+        share_backbone: Whether both views share one backbone; otherwise each view also has its own head.
+        token_counts: Number of patch tokens of an image by view, {"ground": n, "aerial": n}. Only aggregators for a
+            fixed number of tokens need it; training sets it.
+        layout_layers: Number of transformer layers of the layout aggregator.
+        layout_heads: Number of attention heads of the layout aggregator.
+        aerial_keep: Fraction of the patches of an aerial image that are encoded: those to which a second backbone, the
+            guide, attends most (attend and zoom of TransGeo). None encodes all patches.
+        guide_size: Height and width in pixels of the aerial image for the guide. None is the size of the image.
+        trainable_blocks: Number of transformer blocks at the end that are trained, with the final norm; 0 freezes the
+            backbone, None trains all of it. A number above the depth means every block.
+        position_interpolation: Interpolation of the position grid of DINOv2: "hub" as in the original code (scale
+            factor with an offset of 0.1), "size" as in transformers. Only "dinov2" differs; use "hub" for converted
+            SALAD weights.
+        position_init_std: Standard deviation of newly initialised position embeddings; None is that of the backbone
+            (0.02). Models trained from scratch with few steps learn positions much earlier with 0.5.
+        truncate_dim: Number of leading values to which descriptors are truncated, then normalised again. None keeps
+            all values.
+        matryoshka_dims: Prefix widths that the loss trains in addition to the full width (Kusupati et al. 2022).
+        label_smoothing: Label smoothing of the loss that the model computes if both views are given.
+        logit_scale_init_value: Initial value of the learned logarithm of the InfoNCE scale, ln(1 / 0.07).
+        ground_camera: Kind of the ground images in training: "panorama" (360 degrees, equirectangular, centre column
+            north) or "photo". None if unknown; photos are then encoded without projection.
+        ground_vertical_fov: Degrees of elevation from the bottom to the top of these panoramas; None if unknown.
+        initializer_range: Standard deviation of newly initialised weights of linear layers of the head. None is
+            1 / sqrt(in_features) of each layer; with 0.02 short trainings start on a plateau (docs/learning.md).
 
     Raises:
-        ValueError: values that contradict one another; the message names the field.
+        ValueError: Values are out of range or contradictory; the message names the field.
     """
 
     model_type = "gengeo"
-    sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012  # transformers' own way to declare it
+    sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012  # class attribute that transformers requires
 
     backbone_config: dict | PreTrainedConfig | None = None
     aggregator: str = "salad"
@@ -107,7 +108,7 @@ class GenGeoConfig(PreTrainedConfig):
     initializer_range: float | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Make the backbone's configuration, and refuse names that are near misses of fields."""
+        """Build the configuration of the backbone, and refuse misspelt field names."""
         _check_names(type(self), kwargs)
         backbone = self.backbone_config
         if backbone is None:
@@ -118,14 +119,14 @@ class GenGeoConfig(PreTrainedConfig):
                 raise ValueError(_unknown_backbone(backbone["model_type"]))
             self.backbone_config = AutoConfig.for_model(**backbone)
         super().__post_init__(**kwargs)
-        # The base class validates too, but wraps what it finds into a two-line error that is not a ValueError.
+        # The base class validates too, but raises a two-line error that is not a ValueError.
         self.validate_architecture()
 
     def validate_architecture(self) -> None:
-        """Check what types alone cannot. Called by the base class at construction and before saving.
+        """Check values and their combinations. The base class calls it at construction and before saving.
 
         Raises:
-            ValueError: An unknown backbone or head, a value out of its range, or settings that do not go together.
+            ValueError: The backbone or aggregator is unknown, or a value is out of range or contradicts another one.
         """
         backbone: Any = self.backbone_config
         if backbone.model_type not in BACKBONES:
@@ -150,7 +151,7 @@ class GenGeoConfig(PreTrainedConfig):
         self._validate_nested()
 
     def _validate_views(self) -> None:
-        """What differs between the views, and what heads are tied to."""
+        """Check the settings of the two views and of their heads."""
         family = family_of(self.backbone_config)
         if not self.share_backbone and self.share_aggregator:
             raise ValueError(
@@ -174,7 +175,7 @@ class GenGeoConfig(PreTrainedConfig):
             raise ValueError(f"layout_heads is {self.layout_heads}: the width of a token, {width}, must be a multiple")
 
     def _validate_backbone(self) -> None:
-        """Square patches and images: the position grid and the tracer rely on one number for both sides."""
+        """Require square patches and images: the position grid and the tracer use one number for both sides."""
         for name in ("patch_size", "image_size"):
             value = getattr(self.backbone_config, name, 1)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -201,7 +202,7 @@ class GenGeoConfig(PreTrainedConfig):
             )
         if self.position_init_std is not None and not family.has_position_grid:
             raise ValueError(
-                f"position_init_std is set, but a {model_type} learns no position embeddings: leave it out"
+                f"position_init_std is set, but a {model_type} has no learned position embeddings: leave it out"
             )
         if self.dustbin_mass == "learned" and not (self.aggregator == "salad" and self.use_dustbin):
             raise ValueError('dustbin_mass is "learned": that needs aggregator "salad" and use_dustbin true')
@@ -217,10 +218,14 @@ class GenGeoConfig(PreTrainedConfig):
 
     @classmethod
     def get_config_dict(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> tuple[dict, dict]:
-        """Read a config, taking a bare backbone's for the backbone of a new GenGeo.
+        """Read a configuration; that of a backbone becomes the `backbone_config` of a new GenGeo.
+
+        Args:
+            pretrained_model_name_or_path: Directory or Hub id of a checkpoint.
+            kwargs: Arguments of `PreTrainedConfig.get_config_dict`.
 
         Raises:
-            ValueError: the checkpoint is neither a GenGeo nor a supported backbone, or has no config.json.
+            ValueError: The checkpoint is neither a GenGeo nor a supported backbone, or has no config.json.
         """
         config, kwargs = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
         if not config:
@@ -249,7 +254,7 @@ def _unknown_backbone(model_type: str) -> str:
 
 
 def _check_names(config_class: Any, given: dict[str, Any]) -> None:
-    """Refuse what is nearly the name of a field of ours, and warn about names that nothing knows."""
+    """Refuse names that are similar to a field, and warn about unknown names."""
     known = set(config_class.__dataclass_fields__) | set(vars(PreTrainedConfig)) | _WRITTEN_BY_TRANSFORMERS
     own = [name for name in config_class.__dataclass_fields__ if name not in PreTrainedConfig.__dataclass_fields__]
     foreign = [name for name in given if not name.startswith("_") and name not in known]
@@ -261,7 +266,7 @@ def _check_names(config_class: Any, given: dict[str, Any]) -> None:
         warnings.warn(f"GenGeoConfig does not know {', '.join(sorted(foreign))}: stored, not used", stacklevel=4)
 
 
-# Keys of config.json and arguments that the base class takes without a field.
+# Keys of config.json and arguments that the base class accepts without a field.
 _WRITTEN_BY_TRANSFORMERS = {
     "adapter_config",
     "attn_implementation",

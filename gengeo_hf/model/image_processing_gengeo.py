@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # Part of gengeo_hf. Licence: https://www.apache.org/licenses/LICENSE-2.0
-"""From photos (PIL images, arrays, tensors) to `pixel_values` (B, 3, H, W), with one size per view.
+"""The image processor: PIL images, arrays and tensors to `pixel_values` (B, 3, H, W), with one size per view.
 
-This file travels with published checkpoints, so it imports only numpy, PIL, torch and transformers.
+This file is copied into published checkpoints and therefore imports only numpy, PIL, torch, transformers and its
+siblings.
 """
 
-# No `from __future__ import annotations` here: it turns the validation of the keyword arguments off.
+# No `from __future__ import annotations` here: it would disable the validation of the keyword arguments.
 import difflib
 import math
 from typing import Any, Literal
@@ -21,19 +22,19 @@ from transformers.processing_utils import ImagesKwargs
 
 from .view_transforms import ViewTransform, parse_view
 
-BACKGROUND = (124, 116, 104)  # the ImageNet mean, behind what is transparent
-# torch resizes uint8 with antialiasing 4-5 times faster than PIL, and within one grey level of it.
+BACKGROUND = (124, 116, 104)  # the ImageNet mean, behind transparent pixels
+# torch resizes uint8 with antialiasing 4-5 times faster than PIL; results differ by at most one grey level.
 TORCH_MODES = {PILImageResampling.BICUBIC: "bicubic", PILImageResampling.BILINEAR: "bilinear"}
 
 
 class GenGeoImageProcessorKwargs(ImagesKwargs, total=False):
-    """Keyword arguments of `GenGeoImageProcessor` beside those of every image processor.
+    """Keyword arguments of `GenGeoImageProcessor` in addition to those of every image processor.
 
     Args:
-        view: "ground" or "aerial"; picks the size.
-        view_sizes: height and width in pixels of each view.
-        view_transforms: the view that an image is changed to before it is resized, by "ground" and "aerial"; for
-            example {"ground": "bev:512:0.06"} or {"aerial": "polar:112x616"}, see `view_transforms.parse_view`.
+        view: View of the images, "ground" or "aerial", which selects the size.
+        view_sizes: Height and width in pixels by view.
+        view_transforms: Transform before resizing by view, for example {"ground": "bev:512:0.06"} or
+            {"aerial": "polar:112x616"}; see `view_transforms.parse_view`.
     """
 
     view: Literal["ground", "aerial"] | None
@@ -42,16 +43,16 @@ class GenGeoImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class GenGeoImageProcessor(PilBackend):
-    """Resize to the view's exact size (no crop), scale to 0..1, normalise with the ImageNet mean and deviation.
+    """Resize images to the size of their view without cropping, scale to 0..1, normalise with the ImageNet statistics.
 
-    `processor(images, view="aerial", return_tensors="pt")`. An explicit `size` goes before the view's. With
-    `do_rescale=False, do_normalize=False` it gives the resized uint8 images. The result also holds `view`, so that
-    `model(**result)` takes the head of the view.
+    Usage: `processor(images, view="aerial", return_tensors="pt")`. An explicit `size` takes precedence over that of the
+    view. With `do_rescale=False, do_normalize=False` the result is the resized uint8 images. The result also contains
+    `view`, so that `model(**result)` uses the head of the view.
 
-    An image has one result in every form. A PIL image is turned upright as its EXIF data say, transparency is laid over
-    the ImageNet mean, and values of more than 8 bits are scaled from the least number of bits that holds their maximum.
-    Arrays and tensors of whole numbers above 255 are scaled alike; those of fractions must lie in 0..1 (or in 0..255
-    beyond 1).
+    PIL images, arrays and tensors of the same image give the same result. The EXIF orientation of PIL images is
+    applied, transparent images are composed over the ImageNet mean, and values of more than 8 bits are scaled from the
+    smallest number of bits that contains their maximum. Arrays and tensors of integers above 255 are scaled in the same
+    way; float values must be in 0..1, or in 0..255 if one is above 1.
     """
 
     valid_kwargs = GenGeoImageProcessorKwargs
@@ -63,17 +64,19 @@ class GenGeoImageProcessor(PilBackend):
     do_rescale = True
     do_normalize = True
     do_convert_rgb = True
-    size = None  # None: the view's. Resolved per call, for one that is set here would win over a later `view`.
+    size = None  # None is the size of the view, resolved per call: a fixed size would override a later `view`
     view = "ground"
     view_sizes = {  # noqa: RUF012
         "ground": {"height": 154, "width": 770},
         "aerial": {"height": 392, "width": 392},
     }
-    view_transforms = None  # images as they are
+    view_transforms = None  # no transform
 
     def __init__(self, **kwargs: Any) -> None:
         known = ("view", "view_sizes", "view_transforms", "do_resize", "do_rescale", "do_normalize")
-        for name in set(kwargs) - set(ImagesKwargs.__annotations__) - set(known):  # a file may hold what is not used
+        for name in (
+            set(kwargs) - set(ImagesKwargs.__annotations__) - set(known)
+        ):  # a config file may contain unused keys
             if near := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
                 raise TypeError(f"GenGeoImageProcessor has no setting {name!r}; did you mean {near[0]!r}?")
         super().__init__(**kwargs)
@@ -81,9 +84,16 @@ class GenGeoImageProcessor(PilBackend):
     def preprocess(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
         """Prepare one image or a list of images; see the class.
 
+        Args:
+            images: PIL image, array or tensor, or a list of them.
+            args: Not supported; options are keyword-only.
+            kwargs: Options, see `GenGeoImageProcessorKwargs` and `ImagesKwargs`.
+
+        Returns:
+            `pixel_values` (B, 3, H, W) and `view`.
+
         Raises:
-            ValueError: an unknown view, a crop or padding is asked for, or an image has no view of the kind that
-                `view_transforms` asks for.
+            ValueError: The view is unknown, cropping or padding is requested, or a transform does not fit an image.
         """
         if kwargs.get("do_center_crop") or kwargs.get("do_pad"):
             raise ValueError("GenGeoImageProcessor neither crops nor pads: it resizes the whole image")
@@ -94,24 +104,24 @@ class GenGeoImageProcessor(PilBackend):
         if not isinstance(view, str) or view not in sizes:
             raise ValueError(f"unknown view {view!r}, expected one of {sorted(sizes)}")
         if kwargs.get("size") is None and self.size is None:
-            kwargs["size"] = _checked_size(sizes[view], view)
+            kwargs["size"] = _check_size(sizes[view], view)
         images = [_with_bands(image) for image in images] if isinstance(images, list | tuple) else _with_bands(images)
         features = super().preprocess(images, **kwargs)
         features["view"] = view
         return features
 
-    def process_image(  # type: ignore[override]  # what it does not look at stays in kwargs
+    def process_image(  # type: ignore[override]  # unused arguments stay in kwargs
         self, image: Any, do_convert_rgb: bool | None = None, **kwargs: Any
     ) -> np.ndarray:
-        """One image as an array (3, H, W) of the values that it holds; a PIL image as uint8."""
+        """Convert one image to an array (3, H, W) with its values; a PIL image to uint8."""
         if isinstance(image, Image.Image):
             rgb = upright_rgb(image) if do_convert_rgb else image
             return np.atleast_3d(np.array(rgb)).transpose(2, 0, 1)
         if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.shape[0] > 4:
-            array = image.transpose(2, 0, 1)  # the common layout, without the library's slow look at it
+            array = image.transpose(2, 0, 1)  # the common layout, without the slow inference of transformers
         else:
             array = super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
-        if do_convert_rgb and array.shape[0] in (1, 4):  # arrays of grey or RGBA images are left alone by transformers
+        if do_convert_rgb and array.shape[0] in (1, 4):  # transformers does not convert arrays of grey or RGBA images
             array = np.repeat(array, 3, axis=0) if array.shape[0] == 1 else _opaque(array)
         return array
 
@@ -132,9 +142,9 @@ class GenGeoImageProcessor(PilBackend):
         images = [levels(image, do_rescale) for image in images]
         transform = self.transform_of(kwargs.get("view") or self.view, kwargs.get("view_transforms"))
         if transform is not None:
-            images = [_changed(image, transform) for image in images]
+            images = [_apply_transform(image, transform) for image in images]
         if do_resize:
-            images = [self._resized(image, (size.height, size.width), resample) for image in images]
+            images = [self._resize_image(image, (size.height, size.width), resample) for image in images]
         if len({image.shape for image in images}) > 1:
             raise ValueError(f"images of different sizes {sorted({i.shape for i in images})} need do_resize=True")
         pixels = torch.from_numpy(np.stack(images))
@@ -152,22 +162,26 @@ class GenGeoImageProcessor(PilBackend):
         return BatchFeature(data={"pixel_values": data}, tensor_type=return_tensors)
 
     def transform_of(self, view: str, given: dict[str, str] | None = None) -> ViewTransform | None:
-        """What changes the images of a view before they are resized; None where they stay as they are.
+        """Return the transform of a view before resizing; None for no transform.
+
+        Args:
+            view: View, "ground" or "aerial".
+            given: Transforms by view; None uses `view_transforms` of the processor.
 
         Raises:
-            ValueError: the transform is unknown.
+            ValueError: The transform is unknown.
         """
         text = (given or self.view_transforms or {}).get(view)
         return None if text is None else parse_view(text, view)
 
-    def _resized(self, image: np.ndarray, size: tuple[int, int], resample: PILImageResampling) -> np.ndarray:
-        """The image (3, H, W) at the given height and width."""
+    def _resize_image(self, image: np.ndarray, size: tuple[int, int], resample: PILImageResampling) -> np.ndarray:
+        """Resize an image (3, H, W) to a height and width."""
         if image.shape[1:] == size:
             return image
         mode = TORCH_MODES.get(resample)
         if mode is None:
             return self.resize(image=image, size=SizeDict(height=size[0], width=size[1]), resample=resample)
-        # Channels last in memory, as PIL has it: torch's fast path for uint8.
+        # Channels last in memory, as in PIL, for the fast path of torch for uint8.
         channels_last = np.require(image.transpose(1, 2, 0), requirements=["C", "W"])
         pixels = torch.from_numpy(channels_last).permute(2, 0, 1).unsqueeze(0)
         if pixels.dtype != torch.uint8:
@@ -175,17 +189,17 @@ class GenGeoImageProcessor(PilBackend):
         return functional.interpolate(pixels, size=size, mode=mode, antialias=True)[0].numpy()
 
 
-def _changed(image: np.ndarray, transform: ViewTransform) -> np.ndarray:
-    """An image (3, H, W) in another view, of the same type."""
+def _apply_transform(image: np.ndarray, transform: ViewTransform) -> np.ndarray:
+    """Transform an image (3, H, W) to another view of the same dtype."""
     changed = transform(torch.from_numpy(np.ascontiguousarray(image))[None])[0]
     return (changed.round().clamp(0, 255).to(torch.uint8) if image.dtype == np.uint8 else changed).numpy()
 
 
-def _checked_size(size: Any, view: str) -> Any:
-    """The size of a view, if both sides are whole numbers of pixels.
+def _check_size(size: Any, view: str) -> Any:
+    """Return the size of a view if both sides are positive integers.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The size is invalid.
     """
     sides = [size.get(side) if isinstance(size, dict) else None for side in ("height", "width")]
     if any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
@@ -194,7 +208,7 @@ def _checked_size(size: Any, view: str) -> Any:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """A PIL image in RGB, 8 bits per channel, turned as its EXIF data say."""
+    """Convert a PIL image to RGB, 8 bits per channel, and apply its EXIF orientation."""
     orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     rgb = _rgb(image)
     if orientation not in range(2, 9):
@@ -205,7 +219,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB; what is transparent shows the background."""
+    """Convert an image to RGB; transparent pixels show the background."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I") or image.mode == "F":
@@ -223,18 +237,18 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def eight_bits(values: np.ndarray) -> np.ndarray:
-    """Grey levels of more than 8 bits, or of fractions, scaled to 0..255."""
+    """Scale integers of more than 8 bits, or fractions of 1, to uint8."""
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     peak = float(values.max(initial=0.0))
     if peak <= 1.0 and np.any(values % 1):
-        full = 1.0  # fractions of white
+        full = 1.0  # fractions: 1 is white
     else:
         full = 2.0 ** max(8, math.ceil(math.log2(peak + 1))) - 1 if peak > 0 else 255.0
     return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
 
 
 def _with_bands(image: Any) -> Any:
-    """An array or tensor of grey levels (H, W) with three bands (H, W, 3); anything else as it is."""
+    """Repeat an array or tensor of grey levels (H, W) to three bands; return other images unchanged."""
     if isinstance(image, np.ndarray) and image.ndim == 2:
         return np.repeat(image[..., None], 3, axis=2)
     if isinstance(image, torch.Tensor) and image.ndim == 2:
@@ -243,7 +257,7 @@ def _with_bands(image: Any) -> Any:
 
 
 def _opaque(array: np.ndarray) -> np.ndarray:
-    """The first three bands of an array (4, H, W); uint8 ones over the background where the fourth is transparent."""
+    """Return the first three bands of an array (4, H, W); uint8 images are composed over the background."""
     if array.dtype != np.uint8:
         return array[:3]
     rgba = Image.fromarray(np.ascontiguousarray(array.transpose(1, 2, 0)), "RGBA")
@@ -251,14 +265,14 @@ def _opaque(array: np.ndarray) -> np.ndarray:
 
 
 def levels(array: np.ndarray, do_rescale: bool = True) -> np.ndarray:
-    """Values of an array or tensor as grey levels 0..255: uint8, or float32 where they are fractions.
+    """Convert the values of an image to grey levels 0..255: uint8, or float32 if they are not integers.
 
     Args:
-        array: Any numbers.
-        do_rescale: False leaves float values as they are: they are on the scale of the model already.
+        array: Image with values of any dtype.
+        do_rescale: Whether float values are converted; False returns them unchanged.
 
     Raises:
-        ValueError: Float values below 0 or above 255, or not finite: the image was normalised already.
+        ValueError: Float values are below 0, above 255 or not finite: the image was normalised already.
     """
     if array.dtype == np.uint8:
         return array
@@ -277,7 +291,7 @@ def levels(array: np.ndarray, do_rescale: bool = True) -> np.ndarray:
         )
     array = array * np.float32(255.0) if high <= 1.0 else array
     whole = np.rint(array)
-    # Values that came from 8 bits have the descriptor of their 8 bits.
+    # Float values of an 8-bit image give the descriptor of the 8-bit image.
     return whole.astype(np.uint8) if np.abs(array - whole).max(initial=0.0) < 1e-3 else array
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 # Part of gengeo_hf. Licence: https://www.apache.org/licenses/LICENSE-2.0
-"""Layout descriptors: learned masks over the token grid, each of which sums the tokens to one vector.
+"""Layout descriptors: learned masks over the token grid, each of which gives a weighted sum of the tokens.
 
 Written from the description of GeoDTR+ (Zhang et al., "GeoDTR+: Toward Generic Cross-View Geolocalization via Geometric
-Disentanglement", TPAMI 2024). This file travels with published checkpoints, so it imports only torch and its siblings.
+Disentanglement", TPAMI 2024). This file is copied into published checkpoints and therefore imports only torch and its
+siblings.
 """
 
 from typing import Any
@@ -16,15 +17,15 @@ from .aggregation import Float32Linear, GenGeoAggregator, float32_island
 
 
 class GenGeoLayout(GenGeoAggregator):
-    """K layout masks in 0..1 from a small transformer over the tokens; the descriptor is vec(X Q) with length 1.
+    """K layout masks Q in 0..1 from a small transformer over the tokens X; the descriptor is the normalised vec(X Q).
 
-    The masks are tied to the number of tokens: images of another size are refused.
+    The masks are for a fixed number of tokens: images of another size are refused.
 
     Args:
-        config: see `GenGeoConfig`: `num_clusters` is K, `head_hidden_dim` the width of the feed-forward layers,
+        config: A `GenGeoConfig`: `num_clusters` is K, `head_hidden_dim` the width of the feed-forward layers,
             `layout_layers` and `layout_heads` the size of the transformer, `head_dropout` its dropout.
-        width: width C of the backbone's tokens.
-        tokens: number n of patch tokens of an image.
+        width: Width C of the tokens of the backbone.
+        tokens: Number n of patch tokens of an image.
     """
 
     title = "layout descriptors"
@@ -42,25 +43,25 @@ class GenGeoLayout(GenGeoAggregator):
             layer, config.layout_layers, nn.LayerNorm(width), enable_nested_tensor=False
         )
         self.score = nn.Linear(width, config.num_clusters)
-        # Two maps over the positions for each mask, without a nonlinearity between them, as published.
+        # Two linear maps over the positions for each mask, without a nonlinearity between them, as published.
         half = max(1, tokens // 2)
         self.bottlenecks = nn.ModuleList(
             nn.Sequential(Float32Linear(tokens, half), Float32Linear(half, tokens)) for _ in range(self.num_layouts)
         )
 
     def init_weights(self, init: Any) -> None:
-        """Position embeddings of the usual small size."""
+        """Initialise the position embeddings with a standard deviation of 0.02."""
         init.trunc_normal_(self.positions, std=0.02)
 
     def layout(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The learned masks Q, (B, K, n) in 0..1, of tokens (B, n, C).
+        """Compute the masks Q, (B, K, n) in 0..1, of tokens (B, n, C).
 
         Raises:
-            ValueError: There are more or fewer tokens than the masks were made for.
+            ValueError: The number of tokens is not that of the masks.
         """
         if tokens.shape[1] != self.tokens:
             raise ValueError(
-                f"an image gives {tokens.shape[1]} tokens, and this model's layout masks are tied to {self.tokens}: "
+                f"an image gives {tokens.shape[1]} tokens, and the layout masks of this model need {self.tokens}: "
                 "encode images of the size, and with the field of view, that it was trained with"
             )
         scores = self.score(self.transformer(tokens.to(self.positions.dtype) + self.positions)).transpose(1, 2)
@@ -68,17 +69,17 @@ class GenGeoLayout(GenGeoAggregator):
         return torch.stack(found, dim=1).sigmoid()
 
     def aggregate(self, tokens: torch.Tensor, layout: torch.Tensor) -> torch.Tensor:
-        """Tokens (B, n, C) summed by masks (B, K, n): float32 (B, K C) with length 1, mask by mask."""
+        """Sum tokens (B, n, C) by masks (B, K, n) to unit vectors, float32 (B, K C), mask by mask."""
         with float32_island(tokens.device):
             return functional.normalize((layout.float() @ tokens.float()).flatten(1), dim=1)
 
     def counterfactual(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The vector by masks that are drawn uniformly from 0..1."""
+        """Aggregate tokens by masks that are drawn uniformly from 0..1."""
         layout = torch.rand(len(tokens), self.num_layouts, tokens.shape[1], device=tokens.device)
         return self.aggregate(tokens, layout)
 
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Aggregate tokens (B, n, C) to (B, K C); and the masks, (B, K, n)."""
+        """Aggregate tokens (B, n, C) to (B, K C); also return the masks (B, K, n)."""
         layout = self.layout(tokens)
         return self.aggregate(tokens, layout), layout
 

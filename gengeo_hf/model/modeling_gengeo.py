@@ -3,7 +3,7 @@
 """The model: pixel values (B, 3, H, W) of either view to unit descriptors (B, D), `pooler_output`.
 
 The dot product of two descriptors is their cosine similarity.
-This file travels with published checkpoints, so it imports only torch, transformers and its siblings.
+This file is copied into published checkpoints and therefore imports only torch, transformers and its siblings.
 """
 
 import difflib
@@ -22,34 +22,34 @@ from .aggregation import GenGeoAggregator, float32_island
 from .aggregators import GenGeoHead
 from .backbones import build_backbone, family_of, patch_sides, read_tokens, run_backbone, set_trainable, token_width
 from .configuration_gengeo import GenGeoConfig
-from .layout import GenGeoLayout  # noqa: F401  # named for transformers 5.4, see configuration_gengeo.py
-from .salad import GenGeoSalad  # noqa: F401  # the same
+from .layout import GenGeoLayout  # noqa: F401  # imported to be copied, see configuration_gengeo.py
+from .salad import GenGeoSalad  # noqa: F401  # imported to be copied
 from .token_choice import attention_map, choose_tokens, run_chosen
 from .weights import backbone_names, check_complete, copy_backbones, stored_config
 
 VIEWS = ("ground", "aerial")
-MAX_SCALE = 100.0  # CLIP's bound on the InfoNCE scale
+MAX_SCALE = 100.0  # bound of CLIP for the InfoNCE scale
 
 
 @dataclass
 class GenGeoModelOutput(ModelOutput):
-    """What `GenGeoModel` gives. With two views, everything but `loss` and `aerial_pooler_output` is the ground's.
+    """Output of `GenGeoModel`. With two views, all fields except `loss` and `aerial_pooler_output` are of the ground.
 
     Args:
-        loss: symmetric InfoNCE of the batch's pairs, only when both views are given.
-        pooler_output: (B, D) descriptors, float32, of length 1.
-        last_hidden_state: the backbone's last output, after its final norm (ConvNeXt: its map, not normalised).
-        hidden_states: (B, 1 + n, C) after the embeddings and after each block, with `output_hidden_states=True`.
-        attentions: (B, heads, 1 + n, 1 + n) per block, with `output_attentions=True` and eager attention.
-        aerial_pooler_output: (B, D) descriptors of the aerial view, when both views are given.
-        assignment: (B, m + 1, n) share of each token that goes to each cluster, the dustbin last ((B, m, n) without a
-            dustbin and for NetVLAD), with `output_assignment=True`.
-        token_grid: rows and columns of the n tokens, which are in row-major order, with `output_assignment=True`.
-        unprojected: the aggregator's vector before projection and truncation, with `output_assignment=True`.
-        rejected_share: (B,) share of all token mass in the dustbin, with `output_assignment=True`.
+        loss: Symmetric InfoNCE of the pairs of the batch, only if both views are given.
+        pooler_output: Unit descriptors, float32 (B, D).
+        last_hidden_state: Last output of the backbone after its final norm (ConvNeXt: the last map, not normalised).
+        hidden_states: Tokens (B, 1 + n, C) after the embeddings and after each block, with `output_hidden_states=True`.
+        attentions: Attention (B, heads, 1 + n, 1 + n) of each block, with `output_attentions=True` and eager attention.
+        aerial_pooler_output: Unit descriptors of the aerial view, float32 (B, D), only if both views are given.
+        assignment: Fraction of each token that is assigned to each cluster, (B, m + 1, n) with the dustbin last;
+            (B, m, n) without a dustbin and for NetVLAD. With `output_assignment=True`.
+        token_grid: Rows and columns of the n tokens, which are in row-major order. With `output_assignment=True`.
+        unprojected: Vector of the aggregator before projection and truncation. With `output_assignment=True`.
+        rejected_share: Fraction of the token mass in the dustbin, (B,). With `output_assignment=True`.
     """
 
-    # The order is part of the interface: `pipeline` and `outputs[0]` take the first field that is not None.
+    # The order is part of the interface: `pipeline` and `outputs[0]` use the first field that is not None.
     loss: torch.Tensor | None = None
     pooler_output: torch.Tensor | None = None
     last_hidden_state: torch.Tensor | None = None
@@ -63,10 +63,10 @@ class GenGeoModelOutput(ModelOutput):
 
 
 class GenGeoPreTrainedModel(PreTrainedModel):
-    """What transformers needs to know to load, save, initialise and distribute a GenGeo."""
+    """Base class with the attributes by which transformers loads, saves, initialises and distributes the model."""
 
     config: GenGeoConfig
-    base_model_prefix = "backbone"  # the attribute name: lets a bare backbone checkpoint fill the backbone
+    base_model_prefix = "backbone"  # name of the attribute into which a checkpoint of a backbone is loaded
     main_input_name = "pixel_values"
     input_modalities = ["image"]  # noqa: RUF012
     supports_gradient_checkpointing = True
@@ -78,9 +78,9 @@ class GenGeoPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if isinstance(module, nn.Linear):
-            # Only the head's layers come here: a backbone initialises its own. With the library's 0.02 the scores of a
-            # narrow head hardly differ, the transport plan is flat, all clusters sum the same mean of the tokens, and
-            # equal clusters get equal gradients (docs/learning.md).
+            # Only layers of the head: a backbone initialises its own. With 0.02, the default of transformers, the
+            # scores of a narrow head hardly differ: the transport plan is uniform, all clusters are the same mean of
+            # the tokens, and equal clusters have equal gradients (docs/learning.md).
             init.normal_(module.weight, std=self.config.initializer_range or module.in_features**-0.5)
         elif isinstance(module, GenGeoAggregator):
             module.init_weights(init)
@@ -92,28 +92,28 @@ class GenGeoPreTrainedModel(PreTrainedModel):
 
 
 class GenGeoModel(GenGeoPreTrainedModel):
-    """DINOv2 (or another backbone), an aggregation head, a projection: images of both views to one descriptor space.
+    """A backbone such as DINOv2, an aggregation head and a projection that encode both views in one descriptor space.
 
-    `GenGeoModel.from_pretrained(<a DINOv2 checkpoint>)` takes the backbone from there and makes a new head.
+    `GenGeoModel.from_pretrained(<a DINOv2 checkpoint>)` loads the backbone and initialises a new head.
 
     Args:
-        config: see `GenGeoConfig`. `requires_grad` of the backbone follows `config.trainable_blocks`.
+        config: Configuration. `requires_grad` of the backbone is set by `config.trainable_blocks`.
 
     Attributes:
-        backbone: the backbone of both views, or of the ground view where each has its own.
-        aerial_backbone: the aerial view's own backbone, only with `share_backbone=False`.
-        guide: the backbone that chooses aerial tokens, never trained, only with `aerial_keep`.
+        backbone: Backbone of both views, or of the ground view with `share_backbone=False`.
+        aerial_backbone: Backbone of the aerial view, only with `share_backbone=False`.
+        guide: Backbone that selects aerial tokens and is not trained, only with `aerial_keep`.
     """
 
     def __init__(self, config: GenGeoConfig) -> None:
-        config.validate_architecture()  # fields may have been changed after the config was made
+        config.validate_architecture()  # fields may have been changed since the config was created
         super().__init__(config)
         self.backbone = build_backbone(config)
         if not config.share_backbone:
             self.aerial_backbone = build_backbone(config)
         if config.aerial_keep is not None:
             self.guide = build_backbone(config)
-            self.guide.set_attn_implementation("eager")  # others do not give their attention
+            self.guide.set_attn_implementation("eager")  # other implementations do not return attentions
         width = token_width(config.backbone_config)
         names = ("shared",) if config.share_aggregator else VIEWS
         self.heads = nn.ModuleDict({name: GenGeoHead(config, width, name) for name in names})
@@ -129,30 +129,30 @@ class GenGeoModel(GenGeoPreTrainedModel):
 
     @property
     def backbones(self) -> tuple[Any, ...]:
-        """The backbones that are trained: one for both views, or that of the ground and that of the aerial view."""
+        """The trained backbones: one for both views, or that of the ground view and that of the aerial view."""
         return (self.backbone,) if self.config.share_backbone else (self.backbone, self.aerial_backbone)
 
     def backbone_of(self, view: str | None) -> Any:
-        """The backbone of a view."""
+        """Return the backbone of a view, "ground", "aerial" or None."""
         return self.aerial_backbone if view == "aerial" and not self.config.share_backbone else self.backbone
 
     @classmethod
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, allow_missing: bool = False, **kwargs: Any
     ) -> Any:
-        """Load a checkpoint as `PreTrainedModel.from_pretrained` does, and check that it is complete.
+        """Load a checkpoint with `PreTrainedModel.from_pretrained`, and check that it is complete.
 
-        A GenGeo checkpoint must hold every weight. Of a backbone's checkpoint (also one with a classifier, or one of a
-        class such as `ConvNextBackbone`) every weight of the backbone must be there, and the head is made anew. A
-        second backbone that the checkpoint lacks starts as a copy: the aerial view's of the ground's, the guide of the
-        aerial view's.
+        A GenGeo checkpoint must contain every weight. The checkpoint of a backbone (also with a classifier, or of a
+        class such as `ConvNextBackbone`) must contain every weight of the backbone; the head is initialised. A second
+        backbone that is not in the checkpoint is a copy: the aerial backbone of that of the ground view, the guide of
+        that of the aerial view.
 
         Args:
-            pretrained_model_name_or_path: A directory or a Hub id.
-            args: Passed on.
-            allow_missing: Initialise missing weights at random and ignore unknown ones, as transformers does; so does
-                an explicit `state_dict`.
-            kwargs: Passed on.
+            pretrained_model_name_or_path: Directory or Hub id.
+            args: Arguments of `PreTrainedModel.from_pretrained`.
+            allow_missing: Whether to initialise missing weights at random and ignore unknown ones, as transformers
+                does. An explicit `state_dict` has the same effect.
+            kwargs: Arguments of `PreTrainedModel.from_pretrained`.
 
         Raises:
             ValueError: Weights are missing, unknown, of another shape or not finite.
@@ -161,7 +161,7 @@ class GenGeoModel(GenGeoPreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         may_differ = kwargs.get("ignore_mismatched_sizes", False)
         if checked:
-            kwargs["ignore_mismatched_sizes"] = True  # the message of transformers names no weight
+            kwargs["ignore_mismatched_sizes"] = True  # `check_complete` names the weight, transformers does not
         stored = stored_config(pretrained_model_name_or_path, kwargs) if checked else {}
         is_new = stored.get("model_type", GenGeoConfig.model_type) != GenGeoConfig.model_type
         if is_new:
@@ -171,7 +171,7 @@ class GenGeoModel(GenGeoPreTrainedModel):
         copy_backbones(model, info)
         if checked:
             check_complete(model, info, pretrained_model_name_or_path, is_new, may_differ)
-        # Loading puts new parameters in place, and all of them require gradients again.
+        # Loading replaces the parameters, and new ones require gradients.
         model._set_trainable()
         return (model, info) if wants_info else model
 
@@ -185,20 +185,21 @@ class GenGeoModel(GenGeoPreTrainedModel):
         return_loss: bool = True,
         **kwargs: Unpack[TransformersKwargs],
     ) -> GenGeoModelOutput:
-        """Encode images, and compute the loss when both views of each pair are given.
+        """Encode images, and compute the loss if both views of each pair are given.
 
         Args:
-            pixel_values: (B, 3, H, W); the ground view if `aerial_pixel_values` is given too.
-            aerial_pixel_values: (B, 3, H', W'), row i the true match of row i of `pixel_values`.
-            view: "ground" or "aerial" (or a list of equal ones, as pipelines collate it); needed only by a model with
-                one head per view.
-            output_assignment: also give the token assignment, its grid and the unprojected vector.
-            return_loss: False leaves the loss out. `Trainer` learns from this argument that there is a loss.
-            kwargs: passed to the backbone (`output_hidden_states`, `output_attentions`).
+            pixel_values: Pixel values (B, 3, H, W); the ground view if `aerial_pixel_values` is given.
+            aerial_pixel_values: Pixel values of the tiles (B, 3, H', W'); row i matches row i of `pixel_values`.
+            view: View, "ground" or "aerial" (or a list of equal ones, as pipelines collate them); required by models
+                with separate heads or with `aerial_keep`.
+            output_assignment: Whether to return the token assignment, its grid and the unprojected vector.
+            return_loss: Whether to compute the loss. `Trainer` also detects from this argument that there is a loss.
+            kwargs: Arguments of the backbone (`output_hidden_states`, `output_attentions`).
 
         Raises:
-            ValueError: a side is not a multiple of the patch, the image has too few tokens, or the view is unknown.
-            TypeError: a misspelt argument.
+            ValueError: A side is not a multiple of the patch size, the image has too few tokens, or the view is unknown
+                or missing.
+            TypeError: An argument is misspelt.
         """
         if kwargs:
             _check_arguments(kwargs)
@@ -207,7 +208,7 @@ class GenGeoModel(GenGeoPreTrainedModel):
         output = self._encode(pixel_values, "ground", output_assignment, **kwargs)
         aerial = self._encode(aerial_pixel_values, "aerial", False)
         loss = self._pair_loss(output[0], aerial[0]) if return_loss else None
-        # Made anew: a field that is set later would come last in the tuple order.
+        # A new output, since a field that is set later would be the last one in the order of the tuple.
         return GenGeoModelOutput(**{**output, "loss": loss, "aerial_pooler_output": aerial.pooler_output})
 
     def _encode(
@@ -240,7 +241,7 @@ class GenGeoModel(GenGeoPreTrainedModel):
 
     @torch.no_grad()
     def chosen_tokens(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The patches of aerial images (B, 3, H, W) that the guide chooses: int64 (B, k), row-major and ascending."""
+        """Return the patches of aerial images (B, 3, H, W) that the guide selects, ascending indices, int64 (B, k)."""
         rows, columns = self._token_grid(pixel_values)
         size, training = self.config.guide_size, self.guide.training
         seen = (
@@ -259,11 +260,11 @@ class GenGeoModel(GenGeoPreTrainedModel):
         if view is not None and (not isinstance(view, str) or view not in VIEWS):
             raise ValueError(f'view is {view!r}: expected "ground" or "aerial"')
         if view is None and self.config.aerial_keep is not None:
-            raise ValueError('this model chooses aerial tokens: say view="ground" or view="aerial"')
+            raise ValueError('this model selects aerial tokens: pass view="ground" or view="aerial"')
         if self.config.share_aggregator:
             return self.heads["shared"]
         if view is None:
-            raise ValueError('this model has one head per view: say view="ground" or view="aerial"')
+            raise ValueError('this model has one head per view: pass view="ground" or view="aerial"')
         return self.heads[view]
 
     def _token_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
@@ -286,10 +287,10 @@ class GenGeoModel(GenGeoPreTrainedModel):
         return rows, columns
 
     def _pair_loss(self, ground: torch.Tensor, aerial: torch.Tensor) -> torch.Tensor:
-        """Symmetric InfoNCE (van den Oord et al. 2018; Sample4Geo, equation 1), averaged over nested widths."""
+        """Compute symmetric InfoNCE (van den Oord et al. 2018; Sample4Geo, equation 1), averaged over nested widths."""
         if ground.shape != aerial.shape:
             raise ValueError(
-                f"{len(ground)} ground and {len(aerial)} aerial images: the loss needs one true pair per row"
+                f"found {len(ground)} ground and {len(aerial)} aerial images: the loss needs as many of both, in pairs"
             )
         targets = torch.arange(len(ground), device=ground.device)
         smoothing, losses = self.config.label_smoothing, []
@@ -304,13 +305,13 @@ class GenGeoModel(GenGeoPreTrainedModel):
 
 
 def _one_view(view: Any) -> Any:
-    """The view of a batch, from equal ones of its images."""
+    """Return the view of a batch; a list of equal views becomes one."""
     several = isinstance(view, list | tuple) and view and all(one == view[0] for one in view)
     return view[0] if several else view
 
 
 def _check_arguments(given: Any) -> None:
-    """Refuse what is nearly the name of an argument of ours: it would be swallowed."""
+    """Refuse misspelt arguments, which the backbone would silently ignore."""
     known = ("aerial_pixel_values", "output_assignment", "pixel_values", "return_loss", "view")
     for name in given:
         if name not in TransformersKwargs.__annotations__ and (

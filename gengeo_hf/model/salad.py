@@ -5,8 +5,8 @@
 Written from the equations of Izquierdo and Civera, "Optimal Transport Aggregation for Visual Place Recognition"
 (CVPR 2024, section 3) and of the GenGeo paper (Remote Sensing 2026, 18(8), 1116, section 3.3).
 
-Patch tokens (B, n, C) and one global token (B, C) of a backbone give one vector (B, g + l m) of length 1.
-This file travels with published checkpoints, so it imports only torch and its siblings.
+Patch tokens (B, n, C) and one global token (B, C) of a backbone give one unit vector (B, g + l m).
+This file is copied into published checkpoints and therefore imports only torch and its siblings.
 """
 
 from typing import Any
@@ -21,15 +21,15 @@ from .aggregation import Float32Linear, GenGeoAggregator, float32_island, token_
 def sinkhorn(scores: torch.Tensor, row_mass: torch.Tensor, iterations: int) -> torch.Tensor:
     """Optimal transport with entropic regularisation 1, in the log domain (SALAD, equations 4-6).
 
-    Columns (tokens) are scaled last, so each column of the plan sums to 1; rows only approach their mass.
+    Columns (tokens) are scaled last, so that each column of the plan sums to 1; rows only approximate their mass.
 
     Args:
-        scores: (B, rows, n), float32.
-        row_mass: logarithm of the mass of each row, broadcastable to (B, rows). Every column has mass 1.
-        iterations: number of row and column updates.
+        scores: Scores of rows and tokens, float32 (B, rows, n).
+        row_mass: Logarithm of the mass of each row, broadcastable to (B, rows). Every column has mass 1.
+        iterations: Number of row and column updates.
 
     Returns:
-        The transport plan, (B, rows, n).
+        Transport plan, float32 (B, rows, n).
     """
     columns = scores.new_zeros(scores.shape[0], 1, scores.shape[2])
     rows = columns
@@ -42,13 +42,13 @@ def sinkhorn(scores: torch.Tensor, row_mass: torch.Tensor, iterations: int) -> t
 class GenGeoSalad(GenGeoAggregator):
     """The SALAD aggregation. Its parameter names are those of the published SALAD checkpoints.
 
-    Two parameters are inert by construction and are kept for those checkpoints: `dust_bin` (a constant added to a
-    whole row, which the row update removes) and the last bias of `score` (the same for each row). Their gradients are
-    zero up to rounding, and changing them changes nothing.
+    Two parameters have no effect and are kept for those checkpoints: `dust_bin` (a constant added to a whole row, which
+    the row update removes) and the last bias of `score` (one constant for each row). Their gradients are zero up to
+    rounding.
 
     Args:
-        config: see `GenGeoConfig`.
-        width: width C of the backbone's tokens.
+        config: A `GenGeoConfig`.
+        width: Width C of the tokens of the backbone.
     """
 
     title = "SALAD"
@@ -67,7 +67,7 @@ class GenGeoSalad(GenGeoAggregator):
         self.dustbin_shift = Float32Linear(width, 1) if config.dustbin_mass == "learned" else None
 
     def init_weights(self, init: Any) -> None:
-        """The dustbin at 1; a learned dustbin starts out as SALAD's."""
+        """Initialise the dustbin to 1, and a learned dustbin mass to that of SALAD."""
         if self.dust_bin is not None:
             init.ones_(self.dust_bin)
         if self.dustbin_shift is not None:
@@ -75,7 +75,7 @@ class GenGeoSalad(GenGeoAggregator):
 
     @property
     def fewest_tokens(self) -> int:
-        """One more than the clusters where there is a dustbin: its mass is n - m."""
+        """Minimum number of patch tokens: m + 1 with a dustbin, whose mass is n - m."""
         return self.num_clusters + 1 if self.dust_bin is not None else 1
 
     @property
@@ -84,17 +84,15 @@ class GenGeoSalad(GenGeoAggregator):
         return self.dust_bin is not None
 
     def forward(self, tokens: torch.Tensor, global_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Aggregate one image's tokens.
+        """Aggregate the tokens of images.
 
         Args:
-            tokens: (B, n, C) patch tokens.
-            global_token: (B, C).
+            tokens: Patch tokens, shape (B, n, C). The caller ensures that n >= `fewest_tokens`.
+            global_token: Global token, shape (B, C).
 
         Returns:
-            The descriptor (B, g + l m), float32 with length 1: the global part first, then the clusters with the
-            cluster index running fastest. And the plan (B, m + 1, n), the dustbin last; (B, m, n) without a dustbin.
-
-        The caller makes sure that n >= `fewest_tokens`.
+            Unit vector, float32 (B, g + l m): the global part first, then the clusters, with the cluster index varying
+            fastest. And the transport plan (B, m + 1, n), the dustbin last; (B, m, n) without a dustbin.
         """
         features = self.cluster_features(tokens)
         scores = self.score(tokens).transpose(1, 2)
@@ -107,10 +105,10 @@ class GenGeoSalad(GenGeoAggregator):
             return functional.normalize(joined, dim=1), plan
 
     def assign(self, scores: torch.Tensor, global_token: torch.Tensor) -> torch.Tensor:
-        """Turn cluster scores (B, m, n) into the transport plan, with the dustbin as last row where there is one."""
+        """Compute the transport plan from cluster scores (B, m, n); the last row is the dustbin, if there is one."""
         batch, clusters, count = scores.shape
         if self.dust_bin is None:
-            # All token mass reaches the clusters, in equal parts.
+            # All token mass goes to the clusters, in equal parts.
             row_mass = scores.new_full((1, 1), count / clusters).log()
             return sinkhorn(scores, row_mass, self.iterations)
         dustbin = self.dust_bin.float().expand(batch, 1, count)
@@ -118,10 +116,10 @@ class GenGeoSalad(GenGeoAggregator):
         return sinkhorn(scores, self.row_mass(scores, global_token), self.iterations)
 
     def row_mass(self, scores: torch.Tensor, global_token: torch.Tensor) -> torch.Tensor:
-        """Logarithm of the mass of each cluster and of the dustbin, (1 or B, m + 1).
+        """Return the logarithm of the mass of each cluster and of the dustbin, (1 or B, m + 1).
 
-        "fixed" is SALAD: 1 for a cluster, n - m for the dustbin. "learned" shifts the logit of the dustbin's share
-        (n - m) / n by a linear function of the global token, and splits the rest evenly among the clusters.
+        "fixed" is SALAD: 1 for a cluster, n - m for the dustbin. "learned" shifts the logit of the fraction of the
+        dustbin, (n - m) / n, by a linear function of the global token, and splits the rest evenly among the clusters.
         """
         clusters, count = self.num_clusters, scores.shape[2]
         dustbin = scores.new_full((1, 1), count - clusters).log()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Part of gengeo_hf. Licence: https://www.apache.org/licenses/LICENSE-2.0
-"""Attention-guided choice of aerial tokens: a first model says which patches of a larger tile a second one looks at.
+"""Attention-guided selection of aerial tokens: a guide selects the patches of a tile that the backbone encodes.
 
-TransGeo's "attend and zoom" (Zhu et al., CVPR 2022, section 3.3). The guide's pass over the tile is a part of the
-model, so a gallery pays for both passes. This file travels with published checkpoints.
+This is "attend and zoom" of TransGeo (Zhu et al., CVPR 2022, section 3.3). The guide is a part of the model, so that
+encoding a gallery needs both passes. This file is copied into published checkpoints.
 """
 
 import math
@@ -17,14 +17,14 @@ from .backbones import family_of
 
 
 def attention_map(guide: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """How much the global tokens attend to each patch in the last block, summed over heads.
+    """Attention of the global tokens to each patch in the last block, summed over heads.
 
     Args:
-        guide: a backbone with eager attention.
-        pixels: (B, 3, H, W).
+        guide: Backbone with eager attention.
+        pixels: Pixel values, shape (B, 3, H, W).
 
     Returns:
-        float32 (B, rows, columns), the largest value of each image 1.
+        Attention, float32 (B, rows, columns), scaled so that the maximum of each image is 1.
     """
     family = family_of(guide.config)
     high, wide = family.patch_sides(guide.config)
@@ -37,15 +37,15 @@ def attention_map(guide: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def choose_tokens(importance: torch.Tensor, grid: tuple[int, int], keep: float) -> torch.Tensor:
-    """The most important tokens of a grid.
+    """Select the most important tokens of a grid.
 
     Args:
-        importance: (B, rows, columns) of any grid; it is resized bilinearly.
-        grid: rows and columns of the tokens to choose from.
-        keep: share of the tokens to keep, above 0 and up to 1.
+        importance: Importance on any grid, shape (B, rows, columns); it is resized bilinearly.
+        grid: Rows and columns of the tokens.
+        keep: Fraction of the tokens to keep, above 0 and up to 1.
 
     Returns:
-        int64 (B, k), indices in row-major order, ascending.
+        Ascending indices in row-major order, int64 (B, k).
     """
     count = max(1, round(keep * math.prod(grid)))
     resized = functional.interpolate(importance[:, None], grid, mode="bilinear").flatten(1)
@@ -53,15 +53,15 @@ def choose_tokens(importance: torch.Tensor, grid: tuple[int, int], keep: float) 
 
 
 def run_chosen(backbone: Any, pixels: torch.Tensor, kept: torch.Tensor) -> Any:
-    """The backbone on some of an image's patches, each with its own position.
+    """Run a backbone on a subset of the patches of an image, each with its own position.
 
     Args:
-        backbone: with a sequence of blocks and learned positions.
-        pixels: (B, 3, H, W).
-        kept: int64 (B, k), indices of patches.
+        backbone: Backbone with a sequence of blocks and learned positions.
+        pixels: Pixel values, shape (B, 3, H, W).
+        kept: Indices of the patches, int64 (B, k).
 
     Returns:
-        An output with `last_hidden_state`, (B, 1 + k, C) after the final norm.
+        Output with `last_hidden_state`, (B, 1 + k, C) after the final norm.
     """
     family = family_of(backbone.config)
     tokens = family.embed(backbone, pixels)

@@ -1,4 +1,4 @@
-"""Positions and headings of pairs in their true tiles, and their errors."""
+"""Estimates positions and headings of photos in their true tiles, and computes the errors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from gengeo_hf.pose.search import SearchSettings, search_pose
 if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
 
-PART = 1024  # pairs whose tokens are held at a time
-SHARES_WITHIN = (1, 3, 5, 10)  # metres and degrees
+PART = 1024  # pairs whose tokens are in memory at a time
+SHARES_WITHIN = (1, 3, 5, 10)  # limits of the shares, metres and degrees
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class PoseErrors:
     """Errors of N photos in their true tiles.
 
     Args:
-        error_m: (N,) metres from the answer to the true position.
-        turn_deg: (N,) absolute degrees from the answer to the true heading; None where the heading was given.
-        spread_m: (N,) of `Poses`.
-        centre_m: (N,) metres from the tile's centre to the true position.
+        error_m: (N,) distance from the estimated to the true position, metres.
+        turn_deg: (N,) absolute error of the heading, degrees; None if the heading was given.
+        spread_m: (N,) spread of the posterior, see `Poses`.
+        centre_m: (N,) distance from the tile's centre to the true position, metres.
     """
 
     error_m: np.ndarray
@@ -41,7 +41,7 @@ class PoseErrors:
 
     @classmethod
     def join(cls, parts: Iterable[tuple[Poses, np.ndarray, np.ndarray]], heading_known: bool) -> PoseErrors:
-        """From (poses, true offsets, true headings) of groups."""
+        """Create the errors from (poses, true offsets, true headings) of groups."""
         errors, turns, spreads, centres = [], [], [], []
         for found, offset, heading in parts:
             errors.append(np.hypot(*(found.offset_m - offset).T))
@@ -52,22 +52,22 @@ class PoseErrors:
         return cls(np.concatenate(errors), turn, np.concatenate(spreads), np.concatenate(centres))
 
     def figures(self) -> dict[str, float | int | None]:
-        """Mean, median and shares: metres and degrees; shares in percent; None for headings that were given."""
+        """Mean, median and shares of the errors in metres and degrees; shares in percent; None for given headings."""
         values: dict[str, float | int | None] = {"photos": len(self.error_m)}
         values |= {"centre_median_m": float(np.median(self.centre_m))}
         values |= {"centre_within_5_m": 100 * float((self.centre_m <= 5).mean())}
         for unit, errors in (("m", self.error_m), ("deg", self.turn_deg)):
             values[f"median_{unit}"] = None if errors is None else float(np.median(errors))
             values[f"mean_{unit}"] = None if errors is None else float(errors.mean())
-            for least in SHARES_WITHIN:
-                share = None if errors is None else 100 * float((errors <= least).mean())
-                values[f"within_{least}_{unit}"] = share
+            for limit in SHARES_WITHIN:
+                share = None if errors is None else 100 * float((errors <= limit).mean())
+                values[f"within_{limit}_{unit}"] = share
         return values
 
 
 @torch.inference_mode()
 def estimate_samples(head: PoseHead, samples: Samples, batch_size: int = 128) -> Poses:
-    """Poses of samples in their own tiles.
+    """Estimate the poses of samples in their true tiles.
 
     Args:
         head: Fitted head.
@@ -75,7 +75,7 @@ def estimate_samples(head: PoseHead, samples: Samples, batch_size: int = 128) ->
         batch_size: Pairs in one matrix product.
 
     Returns:
-        N poses, metres from the tile's centre.
+        N poses; offsets are metres from the tile's centre.
     """
     found = []
     for start in range(0, len(samples), batch_size):
@@ -96,7 +96,7 @@ def errors_of_head(
     fov: float = 360.0,
     moved: float = 0.0,
 ) -> PoseErrors:
-    """Errors of a head. Panoramas are rolled within its heading prior, and the roll is the heading to be estimated.
+    """Errors of a head. Panoramas are rolled within its heading prior; the roll is the heading to estimate.
 
     Args:
         encoder: Encoder whose tokens the head reads.
@@ -105,7 +105,7 @@ def errors_of_head(
         rows: Rows of the pairs to use, (N,).
         rng: Generator of rolls and moves.
         fov: Field of view in degrees to which panoramas are cropped.
-        moved: Share of the tile's sides within which the photo may stand after the tile is moved; 0 moves no tile.
+        moved: Share of the tile's sides within which the photo lies after the tile is moved; 0 moves no tile.
 
     Raises:
         GenGeoError: An image cannot be read.
@@ -116,7 +116,7 @@ def errors_of_head(
             part = replace(plan, rows=plan.rows[start : start + PART])
             samples = draw_samples(encoder, head, pairs, part, rng)
             parts.append((estimate_samples(head, samples), samples.offset_m.numpy(), samples.heading.numpy()))
-    _check_whole(pairs)
+    _check_damaged(pairs)
     return PoseErrors.join(parts, head.config.heading_prior == "known")
 
 
@@ -136,22 +136,22 @@ def errors_of_search(
         GenGeoError: An image cannot be read, or a photo is not a panorama.
     """
     if (pairs.fov[rows] < 360).any():
-        raise GenGeoError("the search without a head takes panoramas, and some photos have a smaller field of view")
+        raise GenGeoError("the search without a head needs panoramas, and some photos have a smaller field of view")
     parts, settings = [], SearchSettings.for_prior(prior)
     for plan in plain_plans(pairs, rows):
         for row in plan.rows:
             photo, tile, offset, heading = changed(pairs, np.array([row]), plan, prior, rng, encoder.patch)
             found = search_pose(encoder, photo[0], tile[0], pairs.size_m[row], PRIORS[prior], settings)
             parts.append((found, offset, heading))
-    _check_whole(pairs)
+    _check_damaged(pairs)
     return PoseErrors.join(parts, prior == "known")
 
 
-def _check_whole(pairs: PosePairs) -> None:
-    """Refuse to report errors where pairs were replaced because an image is damaged.
+def _check_damaged(pairs: PosePairs) -> None:
+    """Raise an error if pairs were replaced because of damaged images.
 
     Raises:
-        GenGeoError: Some were.
+        GenGeoError: There are such pairs.
     """
     if pairs.source.broken:
         raise GenGeoError(

@@ -1,4 +1,4 @@
-"""Fit a pose head on the frozen patch tokens of an encoder: minutes on a CPU, resumable, the same for the same seed."""
+"""Fits a pose head on frozen patch tokens of an encoder: minutes on a CPU, resumable, deterministic for a seed."""
 
 from __future__ import annotations
 
@@ -38,33 +38,33 @@ if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
 
 POSITION_SIGMA_M, HEADING_SIGMA_DEG = 2.0, 8.0  # widths of the soft target
-SCALES = (0.7, 0.85, 1.2, 1.5)  # tile sizes beside the data set's own
+SCALES = (0.7, 0.85, 1.2, 1.5)  # other tile sizes, relative to that of the data set
 NARROW = (70.0, 90.0, 120.0, 180.0)  # fields of view to which panoramas are cropped, degrees
-NARROW_HEADINGS = 2  # headings at which each of these is drawn; `score_matrix` must hold all geometries of a fit
+NARROW_HEADINGS = 2  # headings for each of these; the cache of `score_matrix` must hold all geometries of a fit
 SAVE_EVERY_S = 30.0
 LEAST_PAIRS = 40
-OUTPUT = "pose head"  # what the directory of a head is called in its record of files
+OUTPUT = "pose head"  # kind of the directory in its record of files
 WHOLE_TILE = 1.02  # coverage whose positions reach the edge of a tile
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a head is fitted.
+    """Settings of the fit of a head.
 
     Args:
-        heading_prior: "known", "45" or "180".
+        heading_prior: "known", "45" or "180": largest difference of true and stated heading in degrees.
         coverage: Share of a tile's sides in which positions are searched; 1 for galleries whose tiles overlap.
-        steps: Optimiser steps.
-        batch_size: Samples in one step.
+        steps: Number of optimiser steps.
+        batch_size: Number of samples in one step.
         learning_rate: Peak of the cosine schedule of AdamW.
-        views: Samples of each pair at the data set's own tile size and field of view.
+        views: Number of samples of each pair at the data set's own tile size and field of view.
         other_share: Share of the batches from other tile sizes.
         narrow_share: Share of the batches from panoramas cropped to narrower fields of view.
-        hard_tiles: Wrong tiles in the loss of each sample, drawn from the most similar ones; for re-ranking.
-        held_out: Pairs that are kept for the radii and the figures, at most a fifth of all.
-        pairs: At most this many are used.
-        memory_gb: Tokens kept in memory; where all samples need more, they are drawn in rounds.
-        seed: Decides everything random.
+        hard_tiles: Number of wrong tiles in the loss of each sample, drawn from the most similar ones; for re-ranking.
+        held_out: Number of pairs held out for radii and errors, at most a fifth of all pairs.
+        pairs: Maximum number of pairs for the fit.
+        memory_gb: Memory for tokens; if all samples need more, they are drawn in rounds.
+        seed: Seed of all random numbers.
     """
 
     heading_prior: str = "known"
@@ -103,34 +103,34 @@ def fit_head(
     overwrite: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> PoseHead:
-    """Fit a pose head and write its folder (`config.json`, `model.safetensors`).
+    """Fit a pose head and write its directory (`config.json`, `model.safetensors`).
 
-    A stopped fit continues from `<out>.partial` when it is called with the same arguments.
+    An interrupted fit resumes from `<out>.partial` when it is called with the same arguments.
 
     Args:
-        encoder: Frozen; its descriptors do not change.
+        encoder: Encoder, which is frozen; its descriptors do not change.
         dataset: Pairs with positions, tile bounds and fields of view.
-        out: Folder of the head, `<checkpoint>/pose/<prior>`.
-        settings: See `FitSettings`.
-        random_baseline: Fit the same head on an encoder with random weights too, into `random_encoder/` of the folder;
-            None does so for the synthetic world, whose two views share colours.
+        out: Directory of the head, `<checkpoint>/pose/<prior>`.
+        settings: Settings of the fit; None takes the defaults.
+        random_baseline: Also fit a head on an encoder with random weights, in the subdirectory `random_encoder`; None
+            does so for the synthetic world, whose two views have the same colours.
         overwrite: Replace an earlier head.
-        progress: Called with lines for people.
+        progress: Function that is called with progress messages.
 
     Raises:
-        GenGeoError: `out` holds something else, or a head while `overwrite` is False; the encoder has no patch tokens,
-            the data lack positions, bounds or fields of view, or there are too few pairs.
+        GenGeoError: `out` holds something else, or a head without `overwrite`; the encoder has no patch tokens; the
+            data lack positions, bounds or fields of view; or there are too few pairs.
     """
     settings, out = settings or FitSettings(), Path(out)
     check_tokens(encoder)
     check_replaceable(out, OUTPUT, overwrite)
     pairs = PosePairs.of(dataset, encoder.processor)
-    head = _fitted(encoder, dataset, pairs, Path(f"{out}.partial"), settings, progress)
+    head = _fit(encoder, dataset, pairs, Path(f"{out}.partial"), settings, progress)
     heads = {"": head}
     if dataset.synthetic if random_baseline is None else random_baseline:
-        progress("the same on an encoder with random weights, for comparison")
+        progress("fit a head on an encoder with random weights, for comparison")
         blank = random_encoder(encoder)
-        heads[SUBFOLDER] = _fitted(blank, dataset, pairs, Path(f"{out}.random.partial"), settings, progress)
+        heads[SUBFOLDER] = _fit(blank, dataset, pairs, Path(f"{out}.random.partial"), settings, progress)
     with atomic_folder(out, OUTPUT) as folder:
         for name, each in heads.items():
             each.save_pretrained(folder / name)
@@ -139,7 +139,7 @@ def fit_head(
     return head
 
 
-def _fitted(
+def _fit(
     encoder: Encoder,
     dataset: CrossViewDataset,
     pairs: PosePairs,
@@ -147,20 +147,20 @@ def _fitted(
     settings: FitSettings,
     progress: Callable[[str], None],
 ) -> PoseHead:
-    """A head after all steps, with its figures and radius factors."""
+    """Fit one head, with its held-out errors and radius factors."""
     rows, held_out = split_rows(pairs, settings)
-    fit = _Fit(new_head(encoder, pairs, settings), settings, partial, _key(encoder, dataset, settings))
+    fit = _FitState(new_head(encoder, pairs, settings), settings, partial, _key(encoder, dataset, settings))
     _train(fit, encoder, pairs, rows, progress)
     head = fit.head.eval()
     if partial.is_dir():
-        fit.save()  # figures and radii may still be interrupted
+        fit.save()  # computing errors and radii may be interrupted
     record = {"data": dataset.name, "synthetic": dataset.synthetic, "pairs": len(rows), "settings": asdict(settings)}
     head.config.record = record | {"held_out": hold_out(encoder, head, pairs, held_out, settings)}
     return head
 
 
 def new_head(encoder: Encoder, pairs: PosePairs, settings: FitSettings) -> PoseHead:
-    """A head with random weights for an encoder and the tile sizes of some pairs."""
+    """Create a head with random weights for an encoder and the tile sizes of some pairs."""
     model: Any = encoder.model
     ground = encoder.processor.view_sizes["ground"]
     sides = pairs.size_m.ravel()
@@ -178,10 +178,10 @@ def new_head(encoder: Encoder, pairs: PosePairs, settings: FitSettings) -> PoseH
 
 
 def split_rows(pairs: PosePairs, settings: FitSettings) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to fit on and rows that are held out, apart by area where the data name several areas.
+    """Split rows into those to fit on and held-out rows, by area if the data have more than four areas.
 
     Raises:
-        GenGeoError: Too few pairs.
+        GenGeoError: There are too few pairs.
     """
     if len(pairs) < LEAST_PAIRS:
         raise GenGeoError(f"a pose head needs at least {LEAST_PAIRS} pairs, found {len(pairs)}")
@@ -203,9 +203,9 @@ def split_rows(pairs: PosePairs, settings: FitSettings) -> tuple[np.ndarray, np.
 def plans_of(
     pairs: PosePairs, rows: np.ndarray, settings: FitSettings, rng: np.random.Generator
 ) -> list[tuple[float, list[Plan]]]:
-    """Plans of the samples to draw, in kinds with the share of the batches that comes from each.
+    """Plans of the samples to draw, grouped by kind, with the share of batches of each kind.
 
-    The kinds are the pairs as they are, pairs at other tile sizes, and panoramas cropped to narrower fields of view.
+    The kinds are unchanged pairs, pairs at other tile sizes, and panoramas cropped to narrower fields of view.
     """
     panoramas = rows[pairs.fov[rows] >= 360]
     narrow_share = settings.narrow_share if len(panoramas) else 0.0
@@ -224,7 +224,7 @@ def plans_of(
 
 
 def _own_plans(pairs: PosePairs, rows: np.ndarray, settings: FitSettings) -> list[Plan]:
-    """Pairs at their own field of view and tile size."""
+    """Plans of pairs at their own field of view and tile size."""
     return [
         Plan(group, float(pairs.fov[group[0]]), _stated(pairs, group), moved=settings.coverage)
         for group in geometry_groups(pairs, rows)
@@ -234,7 +234,7 @@ def _own_plans(pairs: PosePairs, rows: np.ndarray, settings: FitSettings) -> lis
 def _narrow_plans(
     pairs: PosePairs, panoramas: np.ndarray, settings: FitSettings, rng: np.random.Generator
 ) -> list[Plan]:
-    """Panoramas cropped to each of `NARROW`, each at several headings: the samples of one plan share their heading."""
+    """Plans of panoramas cropped to each of `NARROW` at several headings; all samples of a plan have one heading."""
     return [
         Plan(group, fov, float(rng.integers(0, 360)), moved=settings.coverage)
         for fov in NARROW
@@ -248,13 +248,13 @@ def _stated(pairs: PosePairs, group: np.ndarray) -> float:
 
 
 def _some(rows: np.ndarray, parts: int, rng: np.random.Generator) -> np.ndarray:
-    """A random part of some rows, at least two batches' worth where there are as many."""
+    """Random part of some rows; at least 256 (two batches) if there are as many."""
     return np.sort(rng.permutation(rows)[: max(len(rows) // parts, min(len(rows), 256))])
 
 
 @dataclass
-class _Fit:
-    """A head during its fit, and the directory that holds its state."""
+class _FitState:
+    """State of a fit: head, optimiser and step, stored in a directory."""
 
     head: PoseHead
     settings: FitSettings
@@ -269,7 +269,7 @@ class _Fit:
             self._load(json.loads(state.read_text(encoding="utf-8")))
 
     def _load(self, state: dict[str, Any]) -> None:
-        """Continue where a fit with the same arguments stopped; the state of any other fit is ignored."""
+        """Resume a fit with the same arguments; the state of any other fit is ignored."""
         if state.get("key") != self.key:
             return
         tensors = load_file(self.partial / "state.safetensors")
@@ -280,7 +280,7 @@ class _Fit:
         self.step = int(state["step"])
 
     def save(self) -> None:
-        """Write head, optimiser and step, in one step."""
+        """Write head, optimiser and step atomically."""
         tensors = {f"head.{name}": value.detach().contiguous() for name, value in self.head.state_dict().items()}
         for number, parameter in enumerate(self.head.parameters()):
             tensors |= {f"adam.{number}.{n}": v.contiguous() for n, v in self.optimiser.state[parameter].items()}
@@ -295,8 +295,10 @@ def _key(encoder: Encoder, dataset: CrossViewDataset, settings: FitSettings) -> 
     return digest_of(values | asdict(settings))
 
 
-def _train(fit: _Fit, encoder: Encoder, pairs: PosePairs, rows: np.ndarray, progress: Callable[[str], None]) -> None:
-    """Draw samples and take steps on them, in all rounds."""
+def _train(
+    fit: _FitState, encoder: Encoder, pairs: PosePairs, rows: np.ndarray, progress: Callable[[str], None]
+) -> None:
+    """Draw samples and run optimiser steps, in all rounds."""
     settings = fit.settings
     rounds = _rounds(encoder, rows, settings)
     per_round = math.ceil(settings.steps / rounds)
@@ -329,7 +331,7 @@ def _rounds(encoder: Encoder, rows: np.ndarray, settings: FitSettings) -> int:
 
 
 def _steps(
-    fit: _Fit, groups: list[Samples], weights: list[float], first: int, last: int, progress: Callable[[str], None]
+    fit: _FitState, groups: list[Samples], weights: list[float], first: int, last: int, progress: Callable[[str], None]
 ) -> None:
     """Optimiser steps of one round, `first` to `last`. Batches used before an interruption are skipped."""
     settings, head = fit.settings, fit.head
@@ -359,10 +361,10 @@ def pose_loss(
 
     Args:
         head: Head in training.
-        samples: The group of the batch.
-        rows: int64 (N,), samples of the batch.
+        samples: Group of the batch.
+        rows: int64 (N,) rows of the batch in the group.
         hard_tiles: Number of wrong tiles whose positions and headings are added to the denominator.
-        rng: Generator that chooses them.
+        rng: Generator that chooses the wrong tiles.
 
     Returns:
         The mean over the batch.
@@ -380,7 +382,7 @@ def pose_loss(
 
 
 def soft_target(samples: Samples, rows: torch.Tensor) -> torch.Tensor:
-    """Gaussians around the true position and heading, as one distribution: float32 (N, H x P)."""
+    """Distribution with Gaussians around the true position and heading: float32 (N, H x P)."""
     square = ((positions_of(samples.layout)[None] - samples.offset_m[rows][:, None]) ** 2).sum(-1)
     position = (-square / (2 * POSITION_SIGMA_M**2)).softmax(dim=1)  # (N, P)
     turn = torch.from_numpy(turn_between(samples.heading[rows][:, None].numpy(), np.array(samples.headings))).float()
@@ -391,7 +393,7 @@ def soft_target(samples: Samples, rows: torch.Tensor) -> torch.Tensor:
 def hold_out(
     encoder: Encoder, head: PoseHead, pairs: PosePairs, rows: np.ndarray, settings: FitSettings
 ) -> dict[str, float | int | None]:
-    """Figures on held-out pairs with moved tiles; sets the head's radius factors from the same pairs."""
+    """Compute errors on held-out pairs with moved tiles, and set the head's radius factors from the same pairs."""
     rng = np.random.default_rng([settings.seed, 5])
     errors = errors_of_head(encoder, head, pairs, rows, rng, moved=settings.coverage)
     head.config.radius_factors = radius_factors(errors.error_m, errors.spread_m)

@@ -1,8 +1,8 @@
 """Geometry of a camera at a position in a tile: azimuth bins and radius classes of aerial patches.
 
-Nothing is learned here. Metres are east and north of the tile's centre, angles are degrees clockwise from north.
-`visibility` gives direction and distance of every aerial patch from every candidate position, `azimuth_weights` the
-directions of a photo's columns; `score_matrix` combines the two.
+There are no learned parameters. Positions are metres east and north of the tile's centre, angles are degrees clockwise
+from north. `visibility` holds direction and distance of every aerial patch from every candidate position,
+`azimuth_weights` the directions of a photo's columns; `score_matrix` combines both.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from functools import lru_cache
 
 import torch
 
-SUB_POINTS = 6  # points on each axis of a patch that are sorted into bins
-LEAST_MASS = 0.02  # directions in which less than this share of a patch is visible count less
+SUB_POINTS = 6  # sample points on each axis of a patch
+LEAST_MASS = 0.02  # directions with less than this share of a patch have less weight
 SIZE_STEP_M = 0.5  # tile sizes are rounded to this, so that tiles of one index share their geometry
 
 
@@ -25,11 +25,11 @@ class Layout:
 
     Args:
         width_m, height_m: Sides of the tile from west to east and from south to north, metres.
-        rows, columns: Of its aerial patches.
+        rows, columns: Number of rows and columns of aerial patches.
         coverage: Share of each side in which positions are searched, centred; 1 is the whole tile.
         step_m: Spacing of the positions, metres.
         radius_edges_m: Inner edges of the radius classes, metres.
-        bins: Azimuth bins of the circle; bin b is centred on b x 360 / bins degrees.
+        bins: Number of azimuth bins of the circle; bin b is centred on b x 360 / bins degrees.
         sigma_deg: Standard deviation of the blur over azimuth.
     """
 
@@ -44,13 +44,13 @@ class Layout:
     sigma_deg: float
 
     def rounded(self) -> Layout:
-        """The same with its sides rounded to `SIZE_STEP_M`."""
+        """Return a layout with sides rounded to `SIZE_STEP_M`."""
         width, height = (round(side / SIZE_STEP_M) * SIZE_STEP_M for side in (self.width_m, self.height_m))
         return replace(self, width_m=width, height_m=height)
 
 
 def positions_of(layout: Layout) -> torch.Tensor:
-    """Candidate positions: float32 (P, 2), metres east and north of the tile's centre, which is one of them."""
+    """Candidate positions including the tile's centre: float32 (P, 2), metres east and north of the centre."""
     axes = []
     for side in (layout.width_m, layout.height_m):
         reach = max(1, round(layout.coverage * side / 2 / layout.step_m))
@@ -73,7 +73,7 @@ def patch_points(layout: Layout) -> torch.Tensor:
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(False)  # cached: training must be able to use it too
+@torch.inference_mode(False)  # cached tensors must be usable in training
 def visibility(layout: Layout) -> torch.Tensor:
     """Direction and distance of each patch from each position.
 
@@ -81,15 +81,15 @@ def visibility(layout: Layout) -> torch.Tensor:
     blurred over b by a circular Gaussian and divided by its sum over k (at least `LEAST_MASS`).
 
     Args:
-        layout: See `Layout`.
+        layout: Geometry of the tile.
 
     Returns:
-        float32 (P, K, R, B); zero where nothing of the tile lies in that direction and class.
+        float32 (P, K, R, B); zero where no patch lies in that direction and class.
     """
     positions, points, bins = positions_of(layout), patch_points(layout), layout.bins
     edges = torch.tensor(layout.radius_edges_m)
     patches, classes = len(points), len(edges) + 1
-    seen = torch.zeros(len(positions), patches * classes * bins)
+    visible = torch.zeros(len(positions), patches * classes * bins)
     offset = (torch.arange(patches) * classes * bins)[:, None]
     for row, position in enumerate(positions):
         east, north = (points - position).unbind(-1)  # (K, points)
@@ -98,9 +98,9 @@ def visibility(layout: Layout) -> torch.Tensor:
         share = azimuth - low
         cell = offset + torch.bucketize(torch.hypot(east, north), edges) * bins
         for bin_, weight in ((low, 1 - share), (low + 1, share)):
-            seen[row].scatter_add_(0, (cell + bin_.long() % bins).flatten(), weight.flatten() / SUB_POINTS**2)
-    seen = seen.view(len(positions), patches, classes, bins) @ _circular_gaussian(bins, layout.sigma_deg)
-    return seen / seen.sum(dim=1, keepdim=True).clamp(min=LEAST_MASS)
+            visible[row].scatter_add_(0, (cell + bin_.long() % bins).flatten(), weight.flatten() / SUB_POINTS**2)
+    visible = visible.view(len(positions), patches, classes, bins) @ _circular_gaussian(bins, layout.sigma_deg)
+    return visible / visible.sum(dim=1, keepdim=True).clamp(min=LEAST_MASS)
 
 
 def _circular_gaussian(bins: int, sigma_deg: float) -> torch.Tensor:
@@ -117,8 +117,8 @@ def column_azimuths(columns: int, fov: float, flat: bool = False) -> torch.Tenso
 
     Args:
         columns: Number of patch columns.
-        fov: Horizontal degrees from the left edge to the right edge.
-        flat: An ordinary lens (a plane); False where azimuth is linear in the column.
+        fov: Horizontal field of view in degrees, from the left to the right edge.
+        flat: True for perspective images; False if azimuth is linear in the column.
     """
     middle = (torch.arange(columns) + 0.5) / columns * 2 - 1  # -1..1 over the width
     if flat:
@@ -131,11 +131,11 @@ def azimuth_weights(azimuths: torch.Tensor, headings: Sequence[float], bins: int
 
     Args:
         azimuths: (C,) degrees relative to the centre column, see `column_azimuths`.
-        headings: H candidates in degrees.
-        bins: Azimuth bins of the circle.
+        headings: H candidate headings in degrees.
+        bins: Number of azimuth bins of the circle.
 
     Returns:
-        float32 (C, H, B), rows sum to 1.
+        float32 (C, H, B); rows sum to 1.
     """
     where = (azimuths[:, None].double() + torch.tensor(list(headings), dtype=torch.float64)) % 360 * bins / 360
     low = where.floor()
@@ -147,7 +147,7 @@ def azimuth_weights(azimuths: torch.Tensor, headings: Sequence[float], bins: int
 
 
 @lru_cache(maxsize=16)
-@torch.inference_mode(False)  # cached: training must be able to use it too
+@torch.inference_mode(False)  # cached tensors must be usable in training
 def visibility_spectrum(layout: Layout) -> torch.Tensor:
     """Fourier transform of `visibility` over azimuth bins.
 
@@ -158,7 +158,7 @@ def visibility_spectrum(layout: Layout) -> torch.Tensor:
 
 
 def is_circle(headings: Sequence[float], bins: int) -> bool:
-    """Whether there is one candidate heading in each azimuth bin, in order: then a circular correlation scores them."""
+    """Whether there is one candidate heading for each azimuth bin, in order, as for a circular correlation."""
     step = 360.0 / bins
     return len(headings) == bins and all(
         abs((heading - headings[0]) - number * step) < 1e-6 for number, heading in enumerate(headings)
@@ -166,9 +166,9 @@ def is_circle(headings: Sequence[float], bins: int) -> bool:
 
 
 @lru_cache(maxsize=16)
-@torch.inference_mode(False)  # cached: training must be able to use it too
+@torch.inference_mode(False)  # cached tensors must be usable in training
 def score_matrix(layout: Layout, azimuths: tuple[float, ...], headings: tuple[float, ...]) -> torch.Tensor:
-    """`visibility` in the directions of the columns: one matrix that turns products of features into scores.
+    """`visibility` in the directions of the columns: a matrix that maps products of features to scores.
 
     Returns:
         float32 (C x R x K, H x P).

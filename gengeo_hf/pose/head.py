@@ -1,8 +1,8 @@
-"""The pose head: queries from ground patch tokens, keys from aerial patch tokens, scores of position and heading.
+"""Pose head: queries from ground patch tokens, keys from aerial patch tokens, scores of positions and headings.
 
     S(p, h) = e^s / sqrt(d) * sum over columns c, radius classes r and patches k of <Q[c, r], k_k> M[p, k, r, a_c + h]
 
-with the visibility M of `geometry`. The encoder is frozen: a head changes no descriptor, fingerprint or index.
+with the visibility M of `geometry`. The encoder is frozen: a head does not change descriptors, fingerprints or indexes.
 """
 
 from __future__ import annotations
@@ -30,30 +30,34 @@ from gengeo_hf.pose.geometry import (
     visibility_spectrum,
 )
 
-PRIORS = {"known": 0.0, "45": 45.0, "180": 180.0}  # heading prior -> greatest difference from the stated heading
-LARGEST_MATRIX = 16_000_000  # elements of a score matrix; above, scores go through features of (position, direction)
+PRIORS = {
+    "known": 0.0,
+    "45": 45.0,
+    "180": 180.0,
+}  # heading prior -> largest difference from the stated heading, degrees
+LARGEST_MATRIX = 16_000_000  # elements of a score matrix; larger ones use features of (position, direction)
 SIZE_SLACK = 1.02  # tiles may be this much smaller or larger than those that a head was fitted on
-FOLDER = "pose"  # of a checkpoint; one subfolder for each heading prior
+FOLDER = "pose"  # directory in a checkpoint, with a subdirectory for each heading prior
 
 
 class PoseConfig(PreTrainedConfig):
-    """Shape of a pose head and what it was fitted with.
+    """Configuration of a pose head.
 
     Args:
         token_dim: Width of the encoder's patch tokens.
-        ground_rows: Rows of patches of its ground images.
+        ground_rows: Number of rows of patches in ground images.
         dim: Width d of queries and keys.
         hidden_dim: Hidden width of the two MLPs.
-        heading_prior: "known", "45" or "180": how far the true heading may be from the stated one, degrees.
+        heading_prior: "known", "45" or "180": largest difference of true and stated heading in degrees.
         heading_step: Spacing of the candidate headings, degrees.
         coverage: Share of a tile's sides in which positions are searched.
         step_m: Spacing of the candidate positions, metres.
         radius_edges_m: Inner edges of the radius classes, metres.
-        bins, sigma_deg: Azimuth bins and their blur, see `Layout`.
-        tile_m: Least and greatest side of the tiles that it was fitted on, metres.
-        encoder: Fingerprint of the encoder whose tokens it reads.
+        bins, sigma_deg: Number of azimuth bins and blur over azimuth, see `Layout`.
+        tile_m: Smallest and largest side of the tiles in the fit, metres.
+        encoder: Fingerprint of the encoder of the tokens.
         radius_factors: Conformal factors by coverage, see `gengeo_hf.pose.posterior`.
-        record: Data, settings and held-out figures of the fit.
+        record: Data, settings and held-out errors of the fit.
     """
 
     model_type = "gengeo-pose"
@@ -101,7 +105,7 @@ class PoseHead(PreTrainedModel):
     """Scores positions and headings of ground photos in aerial tiles from patch tokens.
 
     Args:
-        config: See `PoseConfig`.
+        config: Configuration of the head.
 
     Example:
         >>> head = PoseHead.from_pretrained("./gengeo-world-urban", subfolder="pose/known")
@@ -132,17 +136,18 @@ class PoseHead(PreTrainedModel):
 
     @property
     def checksum(self) -> str:
-        """SHA-256 of the weights: stored keys name the head that made them."""
+        """SHA-256 of the weights, which is stored with keys of this head."""
         digest = hashlib.sha256()
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode() + value.detach().cpu().float().numpy().tobytes())
         return digest.hexdigest()
 
     def queries(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Features of the columns of photos.
+        """Compute features of the columns of photos.
 
         Args:
-            tokens: (N, rows, C, token_dim). Another number of rows than the head was fitted on is interpolated.
+            tokens: (N, rows, C, token_dim) patch tokens. Row weights are interpolated for another number of rows than
+                in the fit.
 
         Returns:
             (N, C, R, d), one feature for each column and radius class.
@@ -154,10 +159,10 @@ class PoseHead(PreTrainedModel):
         return torch.einsum("nycd,yr->ncrd", self.ground(tokens), weights)
 
     def keys(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Features of the patches of tiles, relative to their mean over the tile.
+        """Compute features of the patches of tiles, relative to their mean over the tile.
 
         Args:
-            tokens: (N, K, token_dim), row-major.
+            tokens: (N, K, token_dim) patch tokens in row-major order.
 
         Returns:
             (N, K, d).
@@ -166,20 +171,20 @@ class PoseHead(PreTrainedModel):
         return keys - keys.mean(dim=1, keepdim=True)
 
     def layout(self, size_m: tuple[float, float], grid: tuple[int, int]) -> Layout:
-        """Geometry of a tile.
+        """Create the geometry of a tile.
 
         Args:
-            size_m: Width and height in metres.
-            grid: Rows and columns of its patches.
+            size_m: Width and height of the tile in metres.
+            grid: Number of rows and columns of patches.
 
         Raises:
-            GenGeoError: The tile is larger or smaller than those that the head was fitted on.
+            GenGeoError: The tile is larger or smaller than the tiles of the fit.
         """
-        config, (least, most) = self.config, self.config.tile_m
-        if not (least / SIZE_SLACK <= min(size_m) and max(size_m) <= most * SIZE_SLACK):
+        config, (smallest, largest) = self.config, self.config.tile_m
+        if not (smallest / SIZE_SLACK <= min(size_m) and max(size_m) <= largest * SIZE_SLACK):
             raise GenGeoError(
                 f"a tile of {size_m[0]:.0f} x {size_m[1]:.0f} m is outside what the pose head was fitted on, tiles of "
-                f"{least:.0f} to {most:.0f} m: index tiles of that size, or fit a head on such tiles (gengeo pose fit)"
+                f"{smallest:.0f} to {largest:.0f} m: index tiles of that size, or fit a head on them (gengeo pose fit)"
             )
         edges = tuple(config.radius_edges_m)
         return Layout(*size_m, *grid, config.coverage, config.step_m, edges, config.bins, config.sigma_deg).rounded()
@@ -192,15 +197,17 @@ class PoseHead(PreTrainedModel):
         azimuths: torch.Tensor,
         headings: Sequence[float],
     ) -> torch.Tensor:
-        """Scores of all headings and positions: by one matrix product, for the whole circle by a circular correlation,
-        and otherwise, where the matrix is large, by features.
+        """Compute the scores of all headings and positions.
+
+        The method is a circular correlation for headings over the whole circle, else one matrix product; if its matrix
+        is too large, features of positions and directions.
 
         Args:
-            queries: (N, C, R, d) of `queries`.
-            keys: (N, K, d) of `keys`, one tile for each photo; or (N, T, K, d), T tiles for each photo.
-            layout: Of the tiles.
-            azimuths: (C,) degrees of the photo's columns relative to its centre column.
-            headings: H candidates for the centre column, degrees clockwise from north.
+            queries: (N, C, R, d) result of `queries`.
+            keys: (N, K, d) result of `keys`, one tile for each photo; or (N, T, K, d), T tiles for each photo.
+            layout: Geometry of the tiles.
+            azimuths: (C,) azimuths of the photo's columns relative to its centre column, degrees.
+            headings: H candidate headings of the centre column, degrees clockwise from north.
 
         Returns:
             (N, H, P), or (N, T, H, P): logits of a distribution over headings and positions.
@@ -222,12 +229,12 @@ class PoseHead(PreTrainedModel):
 
     @classmethod
     def load(cls, checkpoint: str | Path, prior: str, **where: Any) -> PoseHead:
-        """The head of a checkpoint for a heading prior.
+        """Load the head of a checkpoint for a heading prior.
 
         Args:
-            checkpoint: Folder or Hub id of the GenGeo model.
+            checkpoint: Directory or Hub id of the GenGeo model.
             prior: "known", "45" or "180".
-            where: `revision`, `token`, `cache_dir`, as for the model.
+            where: `revision`, `token` and `cache_dir`, as for the model.
 
         Raises:
             GenGeoError: The checkpoint has no such head, or it cannot be read.
@@ -249,14 +256,14 @@ class PoseHead(PreTrainedModel):
 def scores_by_frequency(
     queries: torch.Tensor, keys: torch.Tensor, layout: Layout, azimuths: torch.Tensor, first: float
 ) -> torch.Tensor:
-    """The same scores for one heading in each azimuth bin, by the Fourier transform: a fifth of the multiplications.
+    """Scores for one heading in each azimuth bin by Fourier transform, with a fifth of the multiplications.
 
     Args:
-        queries, keys, layout, azimuths: As `PoseHead.scores`, keys (N, K, d).
-        first: Heading of the first candidate; the others follow clockwise.
+        queries, keys, layout, azimuths: As in `PoseHead.scores`, with keys (N, K, d).
+        first: First candidate heading in degrees; the others follow clockwise.
 
     Returns:
-        (N, B, P), without the head's scale.
+        (N, B, P) scores without the head's scale.
     """
     onto = azimuth_weights(azimuths, (first,), layout.bins)[:, 0].to(keys.device)  # (C, B)
     products = (queries.flatten(1, 2) @ keys.transpose(1, 2)).unflatten(1, queries.shape[1:3]).flatten(2)  # (N, C, R K)
@@ -273,18 +280,21 @@ def scores_by_direction(
     azimuths: torch.Tensor,
     headings: Sequence[float],
 ) -> torch.Tensor:
-    """The same scores by features of each position and direction: for large grids and many headings.
+    """Scores by features of each position and direction, for large grids and many headings.
 
-    Features F[p, r, b] = sum_k M[p, k, r, b] k_k belong to the tile alone; photos are put on the azimuth bins, and the
-    scores are a correlation of the two.
+    Features F[p, r, b] = sum_k M[p, k, r, b] k_k depend only on the tile; photos are mapped to azimuth bins, and scores
+    are the correlation of both.
+
+    Args:
+        queries, keys, layout, azimuths, headings: As in `PoseHead.scores`, with keys (N, K, d).
 
     Returns:
-        (N, H, P), without the head's scale.
+        (N, H, P) scores without the head's scale.
     """
-    seen = visibility(layout).to(keys.device)  # (P, K, R, B)
+    visible = visibility(layout).to(keys.device)  # (P, K, R, B)
     onto = azimuth_weights(azimuths, headings, layout.bins).to(keys.device)  # (C, H, B)
     rings = torch.einsum("chb,ncrd->nhrbd", onto, queries).flatten(2)  # (N, H, R B d)
-    features = torch.einsum("pkrb,nkd->nprbd", seen, keys).flatten(2)  # (N, P, R B d)
+    features = torch.einsum("pkrb,nkd->nprbd", visible, keys).flatten(2)  # (N, P, R B d)
     return rings @ features.transpose(1, 2)
 
 
@@ -295,6 +305,6 @@ def _mlp(config: PoseConfig) -> nn.Sequential:
 
 
 def heads_of(checkpoint: str | Path) -> list[str]:
-    """Heading priors for which a checkpoint folder holds a head, narrowest first."""
+    """Heading priors for which a checkpoint directory has a head, narrowest first."""
     root = Path(checkpoint) / FOLDER
     return [prior for prior in PRIORS if (root / prior / "config.json").is_file()]

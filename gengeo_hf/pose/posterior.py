@@ -1,8 +1,8 @@
-"""From scores of positions and headings to an answer with a radius.
+"""Converts scores of positions and headings to poses with radii.
 
-The position is the mean of the posterior near its mode, the heading the circular mean near its own. Radii are
-conformal: r = c x root-mean-square distance of the posterior from the answer, where c is a quantile of error / spread
-on held-out pairs (split conformal prediction). In a domain that the head was not fitted on they are too small.
+The position is the mean of the posterior near its mode, the heading the circular mean near its mode. Radii are
+conformal: r = c x root-mean-square distance of the posterior from the estimate, where c is a quantile of error / spread
+on held-out pairs (split conformal prediction). In a domain that is not in the fit, radii are too small.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-NEAR_M = 6.0  # the mean is taken within this distance of the mode
-NEAR_DEG = 25.0
+NEAR_M = 6.0  # the mean position is taken within this distance of the mode
+NEAR_DEG = 25.0  # the mean heading is taken within this angle of the mode
 QUANTILES = (0.5, 0.68, 0.9, 0.95)
 
 
@@ -23,9 +23,9 @@ class Posterior:
     """Distributions over the positions and headings of one photo in some tiles.
 
     Args:
-        positions: float64 (P, 2), metres east and north of the tile's centre.
-        headings: float64 (H,), degrees clockwise from north.
-        log_mass: float64 (T, H, P), scores of each tile; their softmax is the posterior of the tile.
+        positions: float64 (P, 2) positions in metres east and north of the tile's centre.
+        headings: float64 (H,) headings in degrees clockwise from north.
+        log_mass: float64 (T, H, P) scores of each tile; their softmax is the posterior in the tile.
     """
 
     positions: np.ndarray
@@ -34,14 +34,14 @@ class Posterior:
 
     @property
     def log_evidence(self) -> np.ndarray:
-        """Log-sum-exp of each tile's scores, minus the logarithm of their number: (T,)."""
+        """Log-sum-exp of each tile's scores minus the logarithm of their number, (T,)."""
         flat = self.log_mass.reshape(len(self.log_mass), -1)
         top = flat.max(axis=1, keepdims=True)
         total: np.ndarray = (np.log(np.exp(flat - top).sum(axis=1, keepdims=True)) + top)[:, 0]
         return total - np.log(flat.shape[1])
 
     def position_mass(self) -> np.ndarray:
-        """Probability of each position in each tile: (T, P)."""
+        """Probability of each position in each tile, (T, P)."""
         mass: np.ndarray = self._mass().sum(axis=1)
         return mass
 
@@ -53,13 +53,13 @@ class Posterior:
 
 @dataclass(frozen=True)
 class Poses:
-    """Answers for some photos or tiles.
+    """Estimated poses for some photos or tiles.
 
     Args:
-        offset_m: float64 (N, 2), metres east and north of the tile's centre.
-        heading: float64 (N,), degrees clockwise from north.
-        spread_m: float64 (N,), root-mean-square distance of the posterior from `offset_m`.
-        mode_mass: float64 (N,), share of the posterior within `NEAR_M` of its mode.
+        offset_m: float64 (N, 2) positions in metres east and north of the tile's centre.
+        heading: float64 (N,) headings in degrees clockwise from north.
+        spread_m: float64 (N,) root-mean-square distance in metres of the posterior from `offset_m`.
+        mode_mass: float64 (N,) posterior mass within `NEAR_M` of the mode.
     """
 
     offset_m: np.ndarray
@@ -68,18 +68,21 @@ class Poses:
     mode_mass: np.ndarray
 
     def radius_m(self, factors: dict[str, float], coverage: float) -> np.ndarray | None:
-        """Radius that holds the true position in a share `coverage` of cases like the held-out ones: (N,) metres.
+        """Radius that contains the true position with a given probability, for cases like the held-out ones.
 
         Args:
-            factors: Of `radius_factors`, by coverage as text.
-            coverage: One of `QUANTILES`.
+            factors: Result of `radius_factors`, by coverage as text.
+            coverage: Probability, one of `QUANTILES`.
+
+        Returns:
+            (N,) metres; None if there is no factor for this coverage.
         """
         factor = factors.get(f"{coverage:g}")
         return None if factor is None else factor * self.spread_m
 
 
 def poses_of(posterior: Posterior) -> Poses:
-    """Position, heading and spread of each tile of a posterior."""
+    """Compute the pose in each tile of a posterior."""
     mass = posterior._mass()
     near, _, spread, share = mean_near_mode(mass.sum(axis=1), posterior.positions)
     return Poses(near, _heading(mass.sum(axis=2), posterior.headings), spread, share)
@@ -91,9 +94,9 @@ def mean_near_mode(
     """Mean of distributions near their modes.
 
     Args:
-        mass: (N, P), rows sum to 1.
-        positions: (P, 2) metres.
-        radius_m: What is near.
+        mass: (N, P) distributions; rows sum to 1.
+        positions: (P, 2) positions in metres.
+        radius_m: Distance from the mode within which the mean is taken, metres.
 
     Returns:
         Means (N, 2), modes (N, 2), root-mean-square distance from the mean over the whole distribution (N,), and the
@@ -129,11 +132,11 @@ def radius_factors(error_m: np.ndarray, spread_m: np.ndarray) -> dict[str, float
     """Conformal factors: quantiles of error / spread with the finite-sample correction of split conformal prediction.
 
     Args:
-        error_m: (N,) metres between answers and true positions of held-out pairs.
-        spread_m: (N,) of `Poses`.
+        error_m: (N,) errors of position of held-out pairs, metres.
+        spread_m: (N,) spread of `Poses`, metres.
 
     Returns:
-        The factor of each of `QUANTILES`, by the quantile as text; those that N pairs cannot support are left out.
+        Factor of each of `QUANTILES`, by the quantile as text; quantiles that need more than N pairs are left out.
     """
     ratio = np.sort(error_m / np.maximum(spread_m, 1e-9))
     ranks = {quantile: int(np.ceil(quantile * (len(ratio) + 1))) for quantile in QUANTILES}
@@ -141,7 +144,7 @@ def radius_factors(error_m: np.ndarray, spread_m: np.ndarray) -> dict[str, float
 
 
 def to_posterior(scores: torch.Tensor, positions: torch.Tensor, headings: Any) -> Posterior:
-    """Scores (T, H, P) of a head as a posterior."""
+    """Convert scores (T, H, P) of a head to a posterior."""
     return Posterior(
         positions.double().cpu().numpy(),
         np.asarray(headings, dtype=np.float64),

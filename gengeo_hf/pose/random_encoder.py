@@ -1,7 +1,7 @@
-"""An encoder with random weights, as a baseline: how exact a pose head is on colours and texture alone.
+"""An encoder with random weights, as a baseline of pose heads that uses only colours and texture.
 
-The two views of the synthetic world share colours, so a head finds positions even on tokens of random weights. Its
-errors are reported beside those of the trained encoder.
+The two views of the synthetic world have the same colours, so a head can estimate positions even from tokens of random
+weights. Its errors are reported together with those of the trained encoder.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ import torch
 if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
 
-SUBFOLDER = "random_encoder"  # beside a head: the same head fitted on random weights
+SUBFOLDER = "random_encoder"  # subdirectory of a head with the head fitted on random weights
 SEED = 0
 
 
 def random_encoder(encoder: Encoder, seed: int = SEED) -> Encoder:
-    """An encoder of the same architecture and preprocessing with random weights, the same for the same seed.
+    """Create an encoder with the same architecture and preprocessing and random weights.
 
     Args:
-        encoder: With a torch model.
-        seed: Of the weights.
+        encoder: Encoder with a torch model.
+        seed: Seed of the weights.
     """
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.model import GenGeoModel

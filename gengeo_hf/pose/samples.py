@@ -1,8 +1,8 @@
-"""Training samples of a pose head: pairs mirrored, turned, moved and rolled, as patch tokens of the frozen encoder.
+"""Draws training samples of a pose head: augmented pairs as patch tokens of the frozen encoder.
 
-Each sample is a pair in which the true position and heading are known: both views are mirrored and turned together,
-the tile is moved (its edge is filled by reflection) and the panorama is rolled within the heading prior. Samples that
-share a geometry (tile size, field of view, stated heading) form a group, and a batch comes from one group.
+The true position and heading of each sample are known: both views are mirrored and turned together, the tile is moved
+(its edge is filled by reflection) and the panorama is rolled within the heading prior. Samples with the same geometry
+(tile size, field of view, stated heading) form a group; a batch is drawn from one group.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.encoding.protocol import View
 
-SIZE_BIN = 0.02  # tiles whose sides differ by less than this share have one geometry
-HEADING_BIN = 5.0  # degrees: ordinary photos whose headings differ by less have one geometry
-CACHE_BYTES = 2**29  # of decoded pixels
+SIZE_BIN = 0.02  # relative width of the bins of tile sides; tiles of one bin have the same geometry
+HEADING_BIN = 5.0  # degrees; ordinary photos with headings in one bin have the same geometry
+CACHE_BYTES = 2**29  # maximum size of decoded pixels in memory
 NEIGHBOURS = 30  # wrong tiles are drawn from the most similar ones
 
 
@@ -40,12 +40,12 @@ class PosePairs:
     """Photos with their true tiles, in the order of the data set, with the position and view of each photo.
 
     Args:
-        source: Pixels of the pairs.
-        offset_m: (N, 2) metres east and north from the tile's centre to the photo.
+        source: Source of the pixels.
+        offset_m: (N, 2) offset from the tile's centre to the photo, metres east and north.
         size_m: (N, 2) width and height of the tile in metres.
-        fov: (N,) horizontal degrees; 360 for panoramas.
-        heading: (N,) degrees clockwise from north of the photo's centre column; 0 for panoramas.
-        areas: (N,) names.
+        fov: (N,) horizontal field of view in degrees; 360 for panoramas.
+        heading: (N,) heading of the photo's centre column, degrees clockwise from north; 0 for panoramas.
+        areas: (N,) names of areas.
         cache: Decoded pairs by row, filled by `pixels`.
     """
 
@@ -61,10 +61,14 @@ class PosePairs:
         return len(self.fov)
 
     def pixels(self, rows: np.ndarray) -> tuple[np.ndarray, torch.Tensor, torch.Tensor]:
-        """Photos and tiles at the model's sizes, decoded once where all of them fit into `CACHE_BYTES`.
+        """Read photos and tiles at the model's sizes; they are decoded once if all fit into `CACHE_BYTES`.
+
+        Args:
+            rows: (n,) rows of the pairs.
 
         Returns:
-            The rows that they really are, see `PairSource`, and uint8 (n, 3, H, W) of both views.
+            Rows that were read, which differ for damaged pairs (see `PairSource`), and uint8 (n, 3, H, W) of both
+            views.
         """
         sizes = self.source.processor.view_sizes
         bytes_each = sum(3 * size["height"] * size["width"] for size in sizes.values())
@@ -80,10 +84,10 @@ class PosePairs:
 
     @classmethod
     def of(cls, dataset: CrossViewDataset, processor: Any) -> PosePairs:
-        """The pairs of a data set.
+        """Create the pairs of a data set.
 
         Raises:
-            GenGeoError: A photo without position or field of view, a tile without bounds, an ordinary photo without
+            GenGeoError: A photo has no position or field of view, a tile has no bounds, or an ordinary photo has no
                 heading.
         """
         source = PairSource(dataset, processor)
@@ -102,7 +106,7 @@ class PosePairs:
             offset * np.stack([per_lon, per_lat], 1),
             np.array([size_of(Bounds(*box)) for box in boxes]),
             fov,
-            np.where(fov < 360, np.nan_to_num(heading) % 360, 0.0),  # panoramas come aligned with north
+            np.where(fov < 360, np.nan_to_num(heading) % 360, 0.0),  # panoramas are aligned with north
             np.array([area or "" for area in queries["area"][:]], dtype=object),
         )
 
@@ -118,15 +122,15 @@ def _need(name: str, what: str, fact: str, missing: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """One group of samples to draw.
+    """A group of samples to draw.
 
     Args:
         rows: Rows of the pairs in the data set.
-        fov: Panoramas are cropped to this many degrees; ordinary photos have it.
+        fov: Field of view in degrees, to which panoramas are cropped, or that of ordinary photos.
         heading: Stated heading of the centre column, degrees.
-        scale: The tile shows this many times its own width, by enlarging or padding it.
-        moved: Share of the tile's sides within which the photo may stand; 0 leaves the tile as it is.
-        turned: Mirror and turn both views together.
+        scale: Ground size of the tile relative to the original tile, by enlarging (below 1) or padding (above 1).
+        moved: Share of the tile's sides within which the photo lies after the tile is moved; 0 does not move it.
+        turned: Whether both views are mirrored and turned together.
     """
 
     rows: np.ndarray
@@ -142,14 +146,14 @@ class Samples:
     """A group of samples as tokens.
 
     Args:
-        ground: float16 (N, rows, C, D).
-        aerial: float16 (N, K, D).
-        offset_m: float32 (N, 2), true positions.
-        heading: float32 (N,), true headings, degrees.
-        layout: Of the tiles.
-        azimuths: (C,) degrees of the columns.
-        headings: Candidates, degrees.
-        neighbours: int64 (N, n), samples with the most similar wrong tiles; n may be 0.
+        ground: float16 (N, rows, C, D) ground tokens.
+        aerial: float16 (N, K, D) aerial tokens.
+        offset_m: float32 (N, 2) true positions, metres east and north of the tile's centre.
+        heading: float32 (N,) true headings, degrees clockwise from north.
+        layout: Geometry of the tiles.
+        azimuths: (C,) azimuths of the columns relative to the centre column, degrees.
+        headings: Candidate headings, degrees.
+        neighbours: int64 (N, n) rows of the samples with the most similar wrong tiles; n may be 0.
     """
 
     ground: torch.Tensor
@@ -171,7 +175,7 @@ class Samples:
 
 
 def geometry_groups(pairs: PosePairs, rows: np.ndarray) -> list[np.ndarray]:
-    """Some rows by tile size, field of view and, for ordinary photos, heading."""
+    """Group rows by tile size, field of view and, for ordinary photos, heading."""
     flat = pairs.fov < 360
     headings = np.where(flat, np.round(pairs.heading / HEADING_BIN), 0)
     keys = np.stack([*np.round(np.log(pairs.size_m.T) / SIZE_BIN), np.round(pairs.fov), headings], axis=1)[rows]
@@ -180,13 +184,13 @@ def geometry_groups(pairs: PosePairs, rows: np.ndarray) -> list[np.ndarray]:
 
 
 def plain_plans(pairs: PosePairs, rows: np.ndarray, fov: float = 360.0, moved: float = 0.0) -> list[Plan]:
-    """Some pairs once, neither mirrored nor turned: for evaluation.
+    """Plans that use each pair once, neither mirrored nor turned, for evaluation.
 
     Args:
-        pairs: Of the data set.
-        rows: Which of them.
-        fov: Panoramas are cropped to this many degrees.
-        moved: See `Plan`.
+        pairs: Pairs of a data set.
+        rows: Rows of the pairs to use.
+        fov: Field of view in degrees to which panoramas are cropped.
+        moved: Share of the tile's sides within which the photo lies, see `Plan`.
     """
     plans = []
     for group in geometry_groups(pairs, rows):
@@ -205,14 +209,14 @@ def draw_samples(
     batch_size: int = 64,
     neighbours: int = 0,
 ) -> Samples:
-    """Draw a group: change the pixels, encode, keep tokens in float16.
+    """Draw a group of samples: augment the pixels, encode, and store tokens in float16.
 
     Args:
-        encoder: Frozen.
-        head: Its configuration says which headings and positions are searched.
-        pairs: Where pixels and positions come from.
-        plan: What to draw.
-        rng: Decides everything random.
+        encoder: Frozen encoder.
+        head: Head whose configuration sets the searched headings and positions.
+        pairs: Source of pixels and positions.
+        plan: Plan of the group.
+        rng: Generator of all random numbers.
         batch_size: Images in one forward pass.
         neighbours: Number of similar wrong tiles to look up for each sample.
     """
@@ -252,7 +256,7 @@ def draw_samples(
 
 
 def fov_shown(fov: float, width: int, pairs: PosePairs, flat: bool) -> float:
-    """Degrees that the columns of an image cover: a cropped panorama keeps its scale, so its width decides."""
+    """Horizontal field of view of an image in degrees; for a cropped panorama, which keeps its scale, by its width."""
     if flat or fov >= 360:
         return fov
     return 360.0 * width / int(pairs.source.processor.view_sizes["ground"]["width"])
@@ -261,12 +265,20 @@ def fov_shown(fov: float, width: int, pairs: PosePairs, flat: bool) -> float:
 def changed(
     pairs: PosePairs, rows: np.ndarray, plan: Plan, prior: str, rng: np.random.Generator, patch: int
 ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray, np.ndarray]:
-    """Pixels of some pairs after the changes of a plan.
+    """Augment the pixels of some pairs by a plan.
+
+    Args:
+        pairs: Pairs of a data set.
+        rows: (n,) rows of the pairs.
+        plan: Plan of the samples.
+        prior: Heading prior: "known", "45" or "180".
+        rng: Generator of all random numbers.
+        patch: Width of a patch in pixels.
 
     Returns:
         uint8 photos (n, 3, H, W') and tiles (n, 3, S, S), positions (n, 2) in metres, headings (n,) in degrees.
     """
-    rows, photo, tile = pairs.pixels(rows)  # a broken pair is replaced by another one
+    rows, photo, tile = pairs.pixels(rows)  # damaged pairs are replaced by others
     offset, size = pairs.offset_m[rows].copy(), pairs.size_m[rows] * plan.scale
     panorama = pairs.fov[rows] >= 360
     if plan.turned:
@@ -289,23 +301,23 @@ def changed(
 def moved_tile(
     tile: torch.Tensor, offset: np.ndarray, size: np.ndarray, plan: Plan, rng: np.random.Generator
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Tiles moved, and shown at another scale; what lies outside is filled by reflection.
+    """Move tiles and change their ground size; the area outside is filled by reflection.
 
     Args:
         tile: uint8 (n, 3, S, S).
-        offset: (n, 2) metres from the tile's centre to the photo.
-        size: (n, 2) metres that the new tile shows.
-        plan: See `Plan`.
-        rng: Decides where the photo stands.
+        offset: (n, 2) offset from the tile's centre to the photo, metres.
+        size: (n, 2) ground size of the new tile, metres.
+        plan: Plan with `moved` and `scale`.
+        rng: Generator of the moves.
 
     Returns:
-        The tiles, and the new offsets. At scale 1 tiles move by whole pixels.
+        Tiles, and new offsets. At scale 1 tiles are moved by whole pixels.
     """
     side = np.array([tile.shape[-1], tile.shape[-2]])
     pixel = size / side  # metres of a pixel of the new tile
     reach = plan.moved * size / 2
     wanted = offset - rng.uniform(-1, 1, offset.shape) * reach if plan.moved else offset
-    if plan.moved:  # what would leave the reach is reflected at its edge
+    if plan.moved:  # positions outside of the reach are reflected at its edge
         wanted = np.where(np.abs(wanted) > reach, np.sign(wanted) * (2 * reach - np.abs(wanted)), wanted)
     move = offset - wanted  # of the centre, metres
     if plan.scale == 1:
@@ -314,12 +326,12 @@ def moved_tile(
 
 
 def padded_move(tile: torch.Tensor, shares: np.ndarray, scale: float = 1.0) -> torch.Tensor:
-    """Tiles with their centre moved, filled by reflection.
+    """Move the centre of tiles; the area outside is filled by reflection.
 
     Args:
         tile: uint8 (n, 3, H, W).
-        shares: (n, 2), moves east and north as shares of the width and height.
-        scale: The result shows this many times the old width and height.
+        shares: (n, 2) moves east and north, relative to width and height.
+        scale: Ground size of the result relative to that of the tile.
 
     Returns:
         uint8 (n, 3, H, W). Moves by whole pixels at scale 1 are exact.
@@ -341,8 +353,8 @@ def _rolled_within(
     rng: np.random.Generator,
     patch: int,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Panoramas rolled within the prior around the stated heading, and cropped to the field of view."""
-    if not panorama.all():  # ordinary photos: their own heading, nothing to roll
+    """Roll panoramas within the prior around the stated heading, and crop them to the field of view."""
+    if not panorama.all():  # ordinary photos are not rolled
         return photo, heading
     width = photo.shape[-1]
     gap = rng.uniform(-1, 1, len(photo)) * PRIORS[prior]
@@ -352,7 +364,7 @@ def _rolled_within(
 
 
 def similar_tiles(ground: torch.Tensor, aerial: torch.Tensor, count: int, block: int = 1024) -> torch.Tensor:
-    """For each sample the samples whose tiles are most similar to its photo, its own left out: int64 (N, count)."""
+    """Rows of the samples with the tiles most similar to each sample's photo, without its own: int64 (N, count)."""
     count = min(count, len(ground) - 1)
     if count <= 0:
         return torch.empty(len(ground), 0, dtype=torch.int64)
@@ -366,13 +378,16 @@ def similar_tiles(ground: torch.Tensor, aerial: torch.Tensor, count: int, block:
 
 
 def batches(samples: Sequence[Samples], weights: Sequence[float], size: int, rng: np.random.Generator) -> Iterator[Any]:
-    """Endless batches, each from one group: pairs of (group, int64 numbers).
+    """Yield batches without end, each from one group.
 
     Args:
-        samples: The groups.
+        samples: Groups of samples.
         weights: Probability of each group, not normalised.
-        size: Of a batch, at most the group.
-        rng: Decides the order.
+        size: Batch size, limited to the size of the group.
+        rng: Generator of groups and order.
+
+    Yields:
+        The group, and int64 rows of its samples.
     """
     probability = np.asarray(weights, dtype=np.float64)
     probability = probability / probability.sum()

@@ -1,7 +1,7 @@
-"""Position and heading without a head: the retrieval model itself on moved tiles and rolled panoramas.
+"""Estimates position and heading without a head, by the similarities of moved tiles and rolled panoramas.
 
-A model trained on centred tiles scores a tile lower the further its centre lies from the photo, so the similarities of
-moved (padded by reflection) tiles show where the photo stands, and those of rolled panoramas show where it looks.
+The similarity of a model trained on centred tiles falls with the distance from the tile's centre to the photo, so the
+similarities of moved tiles (padded by reflection) indicate the position, and those of rolled panoramas the heading.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from gengeo_hf.pose.tokens import normalised
 if TYPE_CHECKING:
     from gengeo_hf.encoding.encoder import Encoder
 
-STEP = 8.4 / 65  # between moved tiles, as a share of the tile's side: the spacing that was measured on the world
-TEMPERATURE = 0.1  # of the softmax over similarities
-NEAR_STEPS = 1.5  # moved tiles within this many steps of the best one count for the mean
-ROLLS = 21  # of a panorama over the whole circle
-CENTRED = ("cvusa", "cvact", "world-urban", "world-rural")  # data whose photos stand in the centre of their tile
+STEP = 8.4 / 65  # spacing of moved tiles, relative to the tile's side; measured on the synthetic world
+TEMPERATURE = 0.1  # temperature of the softmax over similarities
+NEAR_STEPS = 1.5  # the mean is taken over moved tiles within this many steps of the best one
+ROLLS = 21  # rolls of a panorama over the whole circle
+CENTRED = ("cvusa", "cvact", "world-urban", "world-rural")  # data sets whose photos are at the centre of their tile
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Numbers of tiles and rolls.
+    """Numbers of moved tiles and rolls.
 
     Args:
-        moves: Moved tiles on each axis; 5 gives 25, 7 gives 49.
-        rolls: Rolls of a panorama over the whole circle, where the heading is not known.
+        moves: Number of moved tiles on each axis; 5 gives 25 tiles, 7 gives 49.
+        rolls: Number of rolls of a panorama over the whole circle, if the heading is not known.
     """
 
     moves: int = 5
@@ -42,7 +42,7 @@ class SearchSettings:
 
     @classmethod
     def for_prior(cls, prior: str) -> SearchSettings:
-        """25 tiles for a known heading, 49 where it is searched too."""
+        """Settings for a heading prior: 25 tiles for a known heading, else 49."""
         return cls(5 if prior == "known" else 7)
 
 
@@ -54,14 +54,14 @@ def is_rough(record: dict[str, Any]) -> bool:
 
 
 def moved_tiles(tile: torch.Tensor, moves: int) -> tuple[torch.Tensor, np.ndarray]:
-    """A tile with its centre moved to the points of a grid.
+    """Move the centre of a tile to the points of a grid.
 
     Args:
         tile: uint8 (3, H, W).
-        moves: Points on each axis.
+        moves: Number of points on each axis.
 
     Returns:
-        uint8 (moves^2, 3, H, W), and float64 (moves^2, 2): moves as shares of the width (east) and height (north).
+        uint8 (moves^2, 3, H, W), and float64 (moves^2, 2) moves relative to the width (east) and height (north).
     """
     reach = moves // 2
     axis = np.arange(-reach, reach + 1) * STEP
@@ -71,7 +71,7 @@ def moved_tiles(tile: torch.Tensor, moves: int) -> tuple[torch.Tensor, np.ndarra
 
 
 def rolls_within(reach: float, rolls: int) -> np.ndarray:
-    """Headings that are tried, degrees relative to the stated one: float64 (R,), the stated one among them."""
+    """Candidate headings in degrees relative to the stated one, including 0: float64 (R,)."""
     step = 360.0 / rolls
     if reach >= 180:
         return np.arange(rolls) * step
@@ -87,15 +87,15 @@ def search_pose(
     reach: float = 0.0,
     settings: SearchSettings | None = None,
 ) -> Poses:
-    """Position and heading of one panorama in one tile.
+    """Search position and heading of one panorama in one tile.
 
     Args:
-        encoder: Its descriptors are compared.
+        encoder: Encoder whose descriptors are compared.
         photo: uint8 (3, H, W) at the model's ground size, its centre column at the stated heading.
         tile: uint8 (3, H, W) at the model's aerial size.
         size_m: Width and height of the tile in metres.
-        reach: Greatest difference between true and stated heading, degrees; 0 for a known heading.
-        settings: See `SearchSettings`.
+        reach: Largest difference between true and stated heading, degrees; 0 for a known heading.
+        settings: Numbers of tiles and rolls; None takes the defaults.
 
     Returns:
         One pose; its heading is relative to the stated one.
@@ -104,19 +104,19 @@ def search_pose(
     tiles, shares = moved_tiles(tile, settings.moves)
     gaps = rolls_within(reach, settings.rolls) if reach else np.zeros(1)
     width = photo.shape[-1]
-    # A photo that looks at `gap` is north-aligned again when it is rolled to the right by as much.
+    # A photo with the heading `gap` is aligned with north after a roll to the right by the same angle.
     turned = torch.stack([torch.roll(photo, round(gap / 360 * width), dims=-1) for gap in gaps])
     table = _descriptors(encoder, tiles, "aerial") @ _descriptors(encoder, turned, "ground").T
     return poses_of_table(table, shares * np.asarray(size_m), gaps)
 
 
 def poses_of_table(table: np.ndarray, moves_m: np.ndarray, gaps: np.ndarray) -> Poses:
-    """The pose from similarities of moved tiles and rolled panoramas.
+    """Compute the pose from similarities of moved tiles and rolled panoramas.
 
     Args:
-        table: float32 (M, R), cosines.
-        moves_m: (M, 2), metres of each moved tile's centre.
-        gaps: (R,), headings that were tried, degrees.
+        table: float32 (M, R) cosines.
+        moves_m: (M, 2) centres of the moved tiles, metres.
+        gaps: (R,) candidate headings, degrees.
     """
     best, roll = np.unravel_index(int(table.argmax()), table.shape)
     column = table[:, roll].astype(np.float64)
@@ -136,8 +136,8 @@ def parabola_peak(scores: np.ndarray, headings: np.ndarray, top: int) -> float:
     """Heading at the peak of the parabola through the best roll and its neighbours on either side.
 
     Args:
-        scores: (R,).
-        headings: (R,) degrees, evenly spaced; the last is followed by the first where they cover the circle.
+        scores: (R,) score of each roll.
+        headings: (R,) evenly spaced headings in degrees; they may cover the whole circle.
         top: Index of the best roll.
     """
     if len(headings) < 3:

@@ -1,7 +1,7 @@
-"""Patch tokens of a frozen encoder: what the pose head reads.
+"""Patch tokens of a frozen encoder, the input of pose heads.
 
-Works for encoders with a transformer backbone (DINOv2, DINOv2 with registers, DINOv3). Their last hidden state holds
-a global token, register tokens, then the patch tokens in row-major order.
+Encoders need a transformer backbone (DINOv2, DINOv2 with registers, DINOv3). Their last hidden state holds a global
+token, register tokens, and then the patch tokens in row-major order.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 
 def check_tokens(encoder: Encoder) -> None:
-    """Refuse an encoder without patch tokens.
+    """Check that an encoder has patch tokens of both views.
 
     Raises:
-        GenGeoError: Exported graphs, or a convolutional backbone.
+        GenGeoError: The encoder runs exported graphs, has a backbone without patch tokens or one for each view, or
+            encodes only some patches of tiles.
     """
     model: Any = getattr(encoder, "model", None)
     if model is None:
         raise GenGeoError(
-            "pose needs the patch tokens of the weights, and exported graphs give descriptors alone: "
+            "pose needs patch tokens, and exported graphs compute only descriptors: "
             "use --backend torch with the checkpoint"
         )
     if not model.config.share_backbone or model.config.aerial_keep is not None:
@@ -53,7 +54,7 @@ def encoder_fingerprint(encoder: Encoder) -> str:
 
 
 def check_head(head: PoseHead, encoder: Encoder) -> None:
-    """Refuse a head that was fitted on the tokens of another encoder.
+    """Check that a head was fitted on the tokens of an encoder.
 
     Raises:
         GenGeoError: The fingerprints differ, or the encoder has no patch tokens.
@@ -68,21 +69,21 @@ def check_head(head: PoseHead, encoder: Encoder) -> None:
 
 
 def grid_of(encoder: Encoder, height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of patches of an image of height x width pixels."""
+    """Number of rows and columns of patches of an image of height x width pixels."""
     high, wide = patch_sides(encoder.model.config.backbone_config)
     return height // high, width // wide
 
 
 @torch.inference_mode()
 def patch_tokens(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
-    """Patch tokens after the backbone's final norm.
+    """Compute patch tokens after the final norm of the backbone.
 
     Args:
-        encoder: See `check_tokens`.
-        pixels: float (N, 3, H, W), normalised as the model expects.
+        encoder: Encoder with patch tokens, see `check_tokens`.
+        pixels: float (N, 3, H, W) normalised pixel values.
 
     Returns:
-        float32 (N, rows, columns, D), on the encoder's device.
+        float32 (N, rows, columns, D) on the encoder's device.
     """
     model: Any = encoder.model
     tokens, _ = read_tokens(model.backbone, model.backbone(pixels.to(encoder.device, model.dtype)))
@@ -91,10 +92,10 @@ def patch_tokens(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def tokens_and_descriptors(encoder: Encoder, pixels: torch.Tensor, view: View) -> tuple[torch.Tensor, torch.Tensor]:
-    """Patch tokens and descriptors of one batch in one pass.
+    """Compute patch tokens and descriptors of a batch in one pass.
 
     Returns:
-        Tokens as `patch_tokens`, and unit descriptors float32 (N, dim).
+        Tokens as in `patch_tokens`, and unit descriptors, float32 (N, dim).
 
     Raises:
         ValueError: The model's aggregator cannot take images of this size.
@@ -107,7 +108,7 @@ def tokens_and_descriptors(encoder: Encoder, pixels: torch.Tensor, view: View) -
 
 
 def normalised(encoder: Encoder, pixels: torch.Tensor) -> torch.Tensor:
-    """Pixel values of uint8 images (N, 3, H, W) that already have the size of their view."""
+    """Normalise uint8 images (N, 3, H, W) that already have the size of their view."""
     settings: Any = encoder.processor
     mean = torch.tensor(settings.image_mean, device=pixels.device)[:, None, None]
     std = torch.tensor(settings.image_std, device=pixels.device)[:, None, None]

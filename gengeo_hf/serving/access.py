@@ -134,7 +134,14 @@ class AccessMiddleware:
 
 
 async def send_refusal(send: Send, status: int, code: str, message: str) -> None:
-    """Answer a request with an error in the JSON format of the service, and close the connection."""
+    """Answer a request with an error in the JSON format of the service, and close the connection.
+
+    Args:
+        send: ASGI function that sends a message.
+        status: HTTP status.
+        code: Code of the error, for programs.
+        message: Message of the error, for people.
+    """
     body = json.dumps({"error": {"code": code, "message": message}}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     if status == 401:

@@ -30,7 +30,12 @@ def heading(locator: Locator) -> str:
 
 
 def section(title: str, text: str = "") -> str:
-    """A section heading with an explanation."""
+    """A section heading with an explanation.
+
+    Args:
+        title: Text of the heading.
+        text: Explanation below it; empty for none.
+    """
     return f'<div class="gg-section"><h2>{html.escape(title)}</h2><p>{html.escape(text)}</p></div>'
 
 

@@ -201,7 +201,15 @@ class Locator:
         return replace(answer, photo=name, places=places), localizer.index
 
     def encode(self, image: ImageFile, view: View) -> np.ndarray:
-        """Encode a photo or a tile: the descriptor of length 1, float32 (dim,)."""
+        """Encode a photo or a tile.
+
+        Args:
+            image: Image decoded by `read`.
+            view: "ground" for a photo, "aerial" for a tile.
+
+        Returns:
+            Descriptor of length 1, float32 (dim,).
+        """
         descriptor: np.ndarray = self.encoder.encode([image.image], view)[0]
         return descriptor
 

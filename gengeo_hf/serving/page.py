@@ -221,7 +221,7 @@ def _settings(locator: Locator) -> list[Any]:
         threshold = gr.Slider(
             0,
             1,
-            fragments.DOUBTFUL if calibrated else 0,
+            fragments.LOW_CONFIDENCE if calibrated else 0,
             step=0.05,
             label="Minimum confidence",
             info='Below it, the answer is "Don\'t know"',

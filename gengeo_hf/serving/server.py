@@ -43,7 +43,12 @@ class Access:
     body_seconds: float = 60.0
 
     def protect(self, app: ASGIApp, host: str) -> ASGIApp:
-        """Return the application with access checks and time limits in front; `host`, where it listens, is allowed."""
+        """Add access checks and time limits to an application.
+
+        Args:
+            app: Application to protect.
+            host: Address that the server listens on, which is an allowed host.
+        """
         timed = BodyTimeoutMiddleware(app, self.body_seconds)
         return ShutdownMiddleware(AccessMiddleware(timed, [*self.allowed_hosts, host], self.token))
 
@@ -74,7 +79,13 @@ def listen(host: str, port: int) -> Iterator[tuple[socket.socket, str]]:
 
 
 def make_server(app: ASGIApp, access: Access, host: str) -> uvicorn.Server:
-    """Return a uvicorn server with access checks and time limits, not yet started."""
+    """Make a uvicorn server with access checks and time limits, which is not started.
+
+    Args:
+        app: Application to serve.
+        access: Who may use it.
+        host: Address that the server will listen on.
+    """
     _raise_open_files_limit()
     config = uvicorn.Config(
         access.protect(app, host),
@@ -90,7 +101,14 @@ def make_server(app: ASGIApp, access: Access, host: str) -> uvicorn.Server:
 
 
 def run(app: ASGIApp, access: Access, host: str, listening: socket.socket) -> None:
-    """Serve until SIGTERM or Ctrl-C; the process ends `GRACE_SECONDS` + 1 later at most, even if a request runs."""
+    """Serve until SIGTERM or Ctrl-C; the process ends `GRACE_SECONDS` + 1 later at most, even if a request runs.
+
+    Args:
+        app: Application to serve.
+        access: Who may use it.
+        host: Address of the socket.
+        listening: Listening socket, see `listen`.
+    """
     server = make_server(app, access, host)
     handle_exit = server.handle_exit
 

@@ -2,6 +2,6 @@
 
 import os
 
-# Before torch is imported: threads that wait for each other sleep instead of spinning. On cores that other programs use
-# too, spinning threads keep the one that they wait for from running.
+# Before torch is imported: waiting threads sleep instead of spinning. On cores that other programs use, spinning
+# threads would block the thread that they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

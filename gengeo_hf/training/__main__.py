@@ -1,4 +1,4 @@
-"""`accelerate launch -m gengeo_hf.training`, the same as `accelerate launch training/train.py` in a checkout."""
+"""Entry point of `accelerate launch -m gengeo_hf.training`, equal to `accelerate launch training/train.py`."""
 
 from gengeo_hf.training.loop import start
 

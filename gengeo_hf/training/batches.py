@@ -1,4 +1,4 @@
-"""What the batch sampler needs of a data set: pairs, rules of a batch, and the neighbour tables of each epoch."""
+"""Inputs of the batch sampler: pairs, rules of a batch, and the neighbour tables of each epoch."""
 
 import numpy as np
 from accelerate import Accelerator
@@ -9,15 +9,16 @@ from gengeo_hf.data.loading import AerialImages, GroundImages
 from gengeo_hf.encoding.encoder import Encoder, View
 from gengeo_hf.learning import Pairs, Rules, similar_photos, similar_tiles
 from gengeo_hf.learning.neighbours import training_neighbours, true_tiles
-from gengeo_hf.training.descriptors import encode_together, gather_parts, in_parts
-from gengeo_hf.training.kept import KeptTokens
+from gengeo_hf.training.descriptors import encode_distributed, encode_parts, gather_parts
 from gengeo_hf.training.settings import Settings
+from gengeo_hf.training.token_cache import TokenCache
 
-Mined = tuple[np.ndarray, np.ndarray, np.ndarray]  # photos, tiles, and the row of each photo's tile among them
+# Descriptors of photos and of tiles, and the row of the tile of each photo in the latter.
+Mined = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def training_pairs(train: CrossViewDataset) -> Pairs:
-    """Rows and positions of the training pairs, for the sampler."""
+    """Return the gallery rows and positions of the training pairs, for the sampler."""
     row_of = {tile: row for row, tile in enumerate(train.gallery["tile_id"][:])}
     semi_ids = [row or [] for row in train.queries["semi_positives"][:]]
     semi = np.full((len(semi_ids), max(1, *(len(row) for row in semi_ids))), -1)
@@ -28,15 +29,19 @@ def training_pairs(train: CrossViewDataset) -> Pairs:
 
 
 def batch_rules(settings: Settings, pairs: Pairs | None = None) -> Rules:
-    """The layout of a batch.
+    """Return the rules of a batch.
+
+    Args:
+        settings: Settings of the run.
+        pairs: Training pairs to check against the rules; None checks nothing.
 
     Raises:
-        GenGeoError: the pairs, where they are given, cannot fill one batch or lack the positions that it asks for.
+        GenGeoError: The pairs cannot fill one batch, or do not have the positions that the rules need.
     """
     given = settings.sampling
     if pairs is not None:
         tiles = len(np.unique(pairs.tile_of_query))
-        if tiles < given.batch_size:  # a batch holds no tile twice
+        if tiles < given.batch_size:  # the tiles of a batch are different
             raise GenGeoError(
                 f"{len(pairs):,} training pairs of {tiles:,} tiles cannot fill a batch of {given.batch_size} different "
                 "tiles: set a smaller sampling.batch_size or give more data"
@@ -62,17 +67,30 @@ def neighbour_tables(
     tables: dict[str, np.ndarray],
     accelerator: Accelerator,
     encoder: Encoder,
-    kept: KeptTokens | None = None,
+    cache: TokenCache | None = None,
 ) -> Mined | None:
-    """Bring `tables` up to date for an epoch; gives the descriptors if they were made, for the sampler's report.
+    """Update the neighbour tables for an epoch.
 
-    Where tiles lack a position there are no neighbours on the map, and a line says so: photos meet at random.
+    If tiles have no position, there is no geographic table: a message is printed, and batches are random.
+
+    Args:
+        settings: Settings of the run.
+        epoch: One-based epoch.
+        train: Training split.
+        pairs: Pairs of the training split.
+        tables: Neighbour tables by name, changed in place.
+        accelerator: Accelerator with the processes and the device.
+        encoder: Encoder with the current weights.
+        cache: Outputs of the frozen blocks; None encodes the images.
+
+    Returns:
+        Descriptors if they were computed in this epoch, for the report of the sampler; else None.
     """
     given = settings.sampling
     first_phase = epoch <= given.gps_epochs or not given.mining_every
     mined = None
     if not first_phase and (epoch - given.gps_epochs - 1) % given.mining_every == 0:
-        mined = encode_training_pairs(settings, train, pairs, accelerator, encoder, kept)
+        mined = encode_training_pairs(settings, train, pairs, accelerator, encoder, cache)
         for name in set(tables) - {"geographic"}:
             del tables[name]
         tables |= visual_tables(settings, pairs, mined, accelerator)
@@ -85,8 +103,8 @@ def neighbour_tables(
             tables["geographic"] = geographic_table(train, pairs, given.pool, given.legacy_degrees)
         else:
             accelerator.print(
-                f"epoch {epoch}: no neighbours on the map, since {lost:,} training tiles have no position (nor have "
-                "their photos); sampling.first_phase=random says the same without this line"
+                f"epoch {epoch}: no geographic neighbours, since {lost:,} training tiles and their photos have no "
+                "position: batches are random; sampling.first_phase=random avoids this message"
             )
     if given.protocol == "sample4geo":
         for name, table in tables.items():
@@ -95,7 +113,7 @@ def neighbour_tables(
 
 
 def table_shares(settings: Settings, tables: dict[str, np.ndarray]) -> list[float]:
-    """How much of an anchor's neighbours each table gives, in their order."""
+    """Return the fraction of the neighbours of an anchor from each table, in the order of `tables`."""
     visual = sum(name != "geographic" for name in tables)
     on_map = settings.sampling.geographic_share if visual else 1.0
     return [on_map if name == "geographic" else (1 - on_map * ("geographic" in tables)) / visual for name in tables]
@@ -107,25 +125,35 @@ def encode_training_pairs(
     pairs: Pairs,
     accelerator: Accelerator,
     encoder: Encoder,
-    kept: KeptTokens | None = None,
+    cache: TokenCache | None = None,
 ) -> Mined:
-    """Descriptors of all photos and of the tiles that answer one: others cannot be batched."""
+    """Encode all photos and all tiles that are the true tile of a photo; other tiles are not in batches."""
     tiles, photo_of_tile, own = np.unique(pairs.tile_of_query, return_index=True, return_inverse=True)
-    if kept is not None:
+    if cache is not None:
 
         def from_tokens(view: View, rows: np.ndarray) -> np.ndarray:
-            return in_parts(rows, lambda part: kept.encode(encoder, view, part), accelerator, encoder)
+            return encode_parts(rows, lambda part: cache.encode(encoder, view, part), accelerator, encoder)
 
         return from_tokens("ground", np.arange(len(pairs))), from_tokens("aerial", photo_of_tile), own
     readers = settings.data.workers
     photo_images, tile_images = GroundImages(train, replace_broken=True), AerialImages(train, replace_broken=True)
-    ground = encode_together(photo_images, "ground", accelerator, encoder, readers=readers)
-    aerial = encode_together(tile_images, "aerial", accelerator, encoder, tiles, readers)
+    ground = encode_distributed(photo_images, "ground", accelerator, encoder, readers=readers)
+    aerial = encode_distributed(tile_images, "aerial", accelerator, encoder, tiles, readers)
     return ground, aerial, own
 
 
 def visual_tables(settings: Settings, pairs: Pairs, mined: Mined, accelerator: Accelerator) -> dict[str, np.ndarray]:
-    """What the model confuses: for each photo gallery rows, int32 (queries, K). Each process searches for its part."""
+    """Return the tables of the tiles that the model confuses with the true tile of each photo.
+
+    Args:
+        settings: Settings of the run.
+        pairs: Pairs of the training split.
+        mined: Descriptors, from `encode_training_pairs`.
+        accelerator: Accelerator; each process searches for a part of the photos.
+
+    Returns:
+        Gallery rows, int32 (queries, K), by name of the table.
+    """
     given, (ground, aerial, own) = settings.sampling, mined
     tiles = np.unique(pairs.tile_of_query)
     options = {"max_similarity": given.max_similarity, "device": accelerator.device}
@@ -142,21 +170,21 @@ def visual_tables(settings: Settings, pairs: Pairs, mined: Mined, accelerator: A
 
 
 def geographic_table(train: CrossViewDataset, pairs: Pairs, pool: int, legacy_degrees: bool) -> np.ndarray:
-    """Nearest training tiles of each query's tile, int32 (queries, K) of gallery rows."""
+    """Return the nearest training tiles of the true tile of each query, gallery rows, int32 (queries, K)."""
     others = len(np.unique(pairs.tile_of_query)) - 1
     found = training_neighbours(train, min(pool, others), legacy_degrees=legacy_degrees)
     return found.rows_for(train.queries["positive"][:], train.gallery["tile_id"][:])
 
 
 def last_photo_of_a_tile(pairs: Pairs, table: np.ndarray) -> np.ndarray:
-    """Sample4Geo keeps one list for each tile, and a later photo's overwrites an earlier one's."""
+    """Give all photos of a tile the row of the last one, as Sample4Geo, which stores one list per tile."""
     last = np.zeros(int(pairs.tile_of_query.max()) + 1, dtype=int)
-    last[pairs.tile_of_query] = np.arange(len(pairs))  # of equal indices the last value stays
+    last[pairs.tile_of_query] = np.arange(len(pairs))  # for equal indices, the last value is kept
     return table[last[pairs.tile_of_query]]
 
 
-def covering(pairs: Pairs, rows: np.ndarray) -> np.ndarray:
-    """Which tiles of a batch cover whose place: bool (batch, batch), photo by tile; the diagonal is true."""
+def coverage_mask(pairs: Pairs, rows: np.ndarray) -> np.ndarray:
+    """Return which tiles of a batch cover the position of which photo, bool (photos, tiles); True on the diagonal."""
     tiles = pairs.tile_of_query[rows]
     mask: np.ndarray = tiles[:, None] == tiles[None]
     if pairs.semi_positives is not None:

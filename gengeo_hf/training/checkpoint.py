@@ -1,8 +1,8 @@
-"""Training state on disk: safetensors, JSON and Parquet, so that nothing that is loaded can run code.
+"""Checkpoints of a training: safetensors, JSON and Parquet, so that loading a checkpoint cannot run code.
 
-A checkpoint is a directory `checkpoint-<epoch>` or, inside of an epoch, `checkpoint-<epoch>-<batch>`, whole or absent,
-from which the loop continues with the same bits. Random numbers need no state: each step has its own seed.
-`Accelerator.save_state` would pickle the optimizer; that is why this file exists.
+A checkpoint is a directory `checkpoint-<epoch>` or, inside an epoch, `checkpoint-<epoch>-<batch>`, written atomically.
+A resumed run gives the same bits as an uninterrupted one. The state of random generators is not stored, because each
+step has its own seed. `Accelerator.save_state` is not used, because it pickles the optimizer.
 """
 
 import hashlib
@@ -24,23 +24,23 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, digest_of, sweep_all
 from gengeo_hf.training.settings import Settings, as_dict
 
-Ids = tuple[list[str], list[str]]  # of a table's photos and tiles, in order
-KEPT = 2  # the newest and the one before, should the newest be damaged
+Ids = tuple[list[str], list[str]]  # ids of photos and tiles, in the order of the tables
+KEPT = 2  # number of checkpoints that are kept, in case the newest one is damaged
 
 
 @dataclass
 class Progress:
-    """Where a run stands."""
+    """Progress of a run."""
 
     epoch: int = 0  # finished epochs
     step: int = 0  # finished optimizer steps
-    batch: int = 0  # finished batches of the next epoch, where a run stands inside of one
+    batch: int = 0  # finished batches of the next epoch; 0 between epochs
     best_recall: float = -1.0
     best_epoch: int = 0
 
     @property
     def name(self) -> str:
-        """Name of its checkpoint; the order of names is that of time."""
+        """Name of the checkpoint; names sort in order of time."""
         return f"checkpoint-{self.epoch:05d}" + (f"-{self.batch:07d}" if self.batch else "")
 
 
@@ -53,23 +53,23 @@ def save(
     settings: dict[str, Any],
     tables: dict[str, np.ndarray],
     ids: Ids,
-    average: dict[str, torch.Tensor] | None = None,
+    ema: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a checkpoint on the main process and remove all but the last two.
 
-    A checkpoint that cannot be written (a full disk) is given up with a message, and the training goes on: the one
-    before stays.
+    If a checkpoint cannot be written (for example because the disk is full), a message is printed, the previous
+    checkpoint is kept, and training continues.
 
     Args:
-        folder: the run's folder.
-        accelerator: for the process group and the gradient scaler.
-        model: unwrapped.
-        optimizer: its state is stored by the parameters' names.
-        progress: what is finished.
-        settings: a resumed run must have the same.
-        tables: by name, neighbour rows (queries, K); stored by id.
-        ids: of the training data.
-        average: averaged weights by name, where the run keeps them.
+        folder: Directory of the run.
+        accelerator: Accelerator with the process group and the gradient scaler.
+        model: Unwrapped model.
+        optimizer: Optimizer; its state is stored by parameter name.
+        progress: Progress of the run.
+        settings: Settings of the run; a resumed run must have the same.
+        tables: Neighbour tables by name, gallery rows (queries, K); stored by tile id.
+        ids: Ids of the training data.
+        ema: Exponential moving average of the weights by name; None if the run has none.
     """
     if accelerator.is_main_process:
         state = {
@@ -83,19 +83,19 @@ def save(
             with atomic_folder(folder / progress.name) as target:
                 save_file({k: v.contiguous() for k, v in model.state_dict().items()}, target / "model.safetensors")
                 save_file(_optimizer_tensors(model, optimizer), target / "optimizer.safetensors")
-                if average is not None:
-                    save_file({k: v.contiguous() for k, v in average.items()}, target / "average.safetensors")
+                if ema is not None:
+                    save_file({k: v.contiguous() for k, v in ema.items()}, target / "average.safetensors")
                 for name, rows in tables.items():
                     _save_table(target / f"neighbours-{name}.parquet", rows, *ids)
-                state["sha256"] = _sums(target, state)
+                state["sha256"] = _checksums(target, state)
                 (target / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
             for old in sorted(folder.glob("checkpoint-*"))[:-KEPT]:
                 shutil.rmtree(old)
         except (OSError, SafetensorError) as error:
             whole = sorted(path.name for path in folder.glob("checkpoint-*"))
             accelerator.print(
-                f"{progress.name} could not be written ({error}); training goes on, and a restart "
-                f"would begin {'after ' + whole[-1] if whole else 'anew'}. Free some space on the disk of {folder}"
+                f"{progress.name} could not be written ({error}); training continues, and a restart would resume "
+                f"{'from ' + whole[-1] if whole else 'at the start'}. Free some space on the disk of {folder}"
             )
     accelerator.wait_for_everyone()
 
@@ -107,71 +107,80 @@ def resume(
     optimizer: torch.optim.Optimizer,
     settings: dict[str, Any],
     ids: Ids,
-    average: dict[str, torch.Tensor] | None = None,
+    ema: dict[str, torch.Tensor] | None = None,
 ) -> tuple[Progress, dict[str, np.ndarray]]:
-    """Go on from the newest readable checkpoint, or start at zero.
+    """Restore the newest readable checkpoint, or start a new run.
+
+    Args:
+        folder: Directory of the run.
+        accelerator: Accelerator with the process group and the gradient scaler.
+        model: Unwrapped model, changed in place.
+        optimizer: Optimizer, changed in place.
+        settings: Settings of the run.
+        ids: Ids of the training data.
+        ema: Exponential moving average of the weights by name, changed in place; None if the run has none.
 
     Returns:
-        Progress and the neighbour tables in rows of the present tables.
+        Progress, and the neighbour tables as gallery rows of the current tables.
 
     Raises:
-        GenGeoError: the run's folder was made with other settings or other data.
+        GenGeoError: The checkpoint is of a run with other settings or other data.
     """
     if accelerator.is_main_process:
-        sweep_all(folder)  # a `model` that was moved aside goes back: it holds the best weights of the run
+        sweep_all(folder)  # also restores a directory `model` that was moved aside, with the best weights of the run
     accelerator.wait_for_everyone()
     candidates = sorted(folder.glob("checkpoint-*"), reverse=True)
     for candidate in candidates:
         try:
-            state, tensors, tables = _read(candidate, settings, ids, average is not None)
+            state, tensors, tables = _read(candidate, settings, ids, ema is not None)
         except GenGeoError:
             raise
-        except Exception as error:  # truncated or damaged: each reader has its own errors
-            then = "the run begins anew" if candidate == candidates[-1] else "trying the one before"
+        except Exception as error:  # truncated or damaged: each reader raises its own errors
+            then = "the run starts again" if candidate == candidates[-1] else "trying the previous one"
             accelerator.print(f"{candidate.name} cannot be read ({error}); {then}")
             continue
         if state["processes"] != accelerator.num_processes:
             accelerator.print(
                 f"{candidate.name} was written by {state['processes']} processes and there are "
-                f"{accelerator.num_processes} now: dropout and augmentation will differ from the unbroken run"
+                f"{accelerator.num_processes} now: dropout and augmentation differ from an uninterrupted run"
             )
         own, weights = model.state_dict(), tensors["model"]
         if own.keys() != weights.keys():
-            raise GenGeoError(f"{candidate} holds another model's weights; give another output=...")
+            raise GenGeoError(f"{candidate} contains the weights of another model; give another output=...")
         model.load_state_dict(weights)
         _restore_optimizer(model, optimizer, tensors["optimizer"])
-        if average is not None:
+        if ema is not None:
             for name, value in tensors["average"].items():
-                average[name].copy_(value)
+                ema[name].copy_(value)
         if accelerator.scaler is not None and state["scaler"]:
             accelerator.scaler.load_state_dict(state["scaler"])
         found = state["settings"]["optimisation"]["epochs"]
         if found < settings["optimisation"]["epochs"]:
             accelerator.print(
-                f"{folder} holds a run of {found} epochs, which is made longer: from here on the learning rate follows "
-                f"the schedule of {settings['optimisation']['epochs']} epochs"
+                f"{folder} contains a run of {found} epochs, which is extended: the learning rate now follows the "
+                f"schedule of {settings['optimisation']['epochs']} epochs"
             )
         return Progress(**state["progress"]), tables
     return Progress(), {}
 
 
 def _read(
-    candidate: Path, settings: dict[str, Any], ids: Ids, averaged: bool
+    candidate: Path, settings: dict[str, Any], ids: Ids, with_ema: bool
 ) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]], dict[str, np.ndarray]]:
-    """State, tensors by the name of their file, and neighbour tables in rows of the present tables.
+    """Read the state, the tensors by file name, and the neighbour tables as gallery rows of the current tables.
 
     Raises:
-        GenGeoError: it is of a run with other settings or data; taken for a damaged one, it would be overwritten.
-        Exception: it is damaged; each reader has its own errors.
+        GenGeoError: The checkpoint is of a run with other settings or data, and must not be overwritten.
+        Exception: The checkpoint is damaged; each reader raises its own errors.
     """
     state = json.loads((candidate / "state.json").read_text(encoding="utf-8"))
-    stated = state.pop("sha256", None)  # checkpoints of earlier versions state none
-    if stated is not None and stated != _sums(candidate, state):
-        raise ValueError("a file of it was changed after it was written")
+    stated = state.pop("sha256", None)  # missing in checkpoints of earlier versions
+    if stated is not None and stated != _checksums(candidate, state):
+        raise ValueError("a file was changed after it was written")
     _refuse_other_settings(candidate.parent, state["settings"], settings)
     if state["data"] != digest(ids):
-        raise GenGeoError(f"{candidate.parent} holds a run on other training data; give another output=...")
-    names = ["model", "optimizer", *(["average"] if averaged else [])]
+        raise GenGeoError(f"{candidate.parent} contains a run on other training data; give another output=...")
+    names = ["model", "optimizer", *(["average"] if with_ema else [])]
     tensors = {name: load_file(candidate / f"{name}.safetensors") for name in names}
     tables = {
         path.stem.removeprefix("neighbours-"): _load_table(path, *ids)
@@ -181,21 +190,21 @@ def _read(
 
 
 def digest(ids: Ids) -> str:
-    """Which data: a folder of another root may hold other photos, and a run that draws at random would not notice."""
+    """Return a checksum of the ids of the training data, to detect that another directory has other photos."""
     return hashlib.sha256("\n".join([*ids[0], "", *sorted(ids[1])]).encode()).hexdigest()
 
 
-def _sums(folder: Path, state: dict[str, Any]) -> dict[str, str]:
-    """SHA-256 of every file and of the state: a flipped bit in the weights would be no error to their reader."""
-    sums = {"state": digest_of(state)}
+def _checksums(folder: Path, state: dict[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of every file and of the state: safetensors does not detect changed values."""
+    checksums = {"state": digest_of(state)}
     for path in sorted(folder.iterdir()):
         if path.name != "state.json":
             with path.open("rb") as file:
-                sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
+                checksums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return checksums
 
 
-# What a restart may change: where things lie and how often something is written.
+# Settings that may change in a resumed run: paths, and how often something is written.
 FREE = {
     "output",
     "evaluate_every",
@@ -211,20 +220,20 @@ FREE = {
 
 
 def _refuse_other_settings(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """What the weights depend on must not change between two starts."""
-    defaults = flat(as_dict(Settings(output="")))  # for a run of an earlier version, which lacks later keys
+    """Refuse to resume a run with other settings, except those of `FREE` and more epochs."""
+    defaults = flat(as_dict(Settings(output="")))  # for runs of earlier versions, which lack newer keys
     found, wanted = defaults | flat(found), flat(json.loads(json.dumps(wanted)))
     for key in sorted((found.keys() | wanted.keys()) - FREE):
         longer = key == "optimisation.epochs" and found.get(key, 0) < wanted[key]
         if found.get(key) != wanted.get(key) and not longer:
             raise GenGeoError(
-                f"{folder} holds a run with {key}={found.get(key)}, not {wanted.get(key)}; "
-                "give another output=... or remove that folder"
+                f"{folder} contains a run with {key}={found.get(key)}, not {wanted.get(key)}; "
+                "give another output=... or remove that directory"
             )
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `group.key`, which trackers show as a table."""
+    """Flatten nested settings to keys of the form `group.key`, as trackers show them."""
     out: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -235,7 +244,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _optimizer_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """AdamW's step count and moments, keyed `<parameter name>|<what>`."""
+    """Return step count and moments of AdamW by `<parameter name>|<key>`."""
     inner = getattr(optimizer, "optimizer", optimizer)
     return {
         f"{name}|{key}": value.detach().contiguous()
@@ -259,7 +268,7 @@ def _restore_optimizer(
 
 
 def _save_table(path: Path, rows: np.ndarray, query_ids: list[str], tile_ids: list[str]) -> None:
-    """Neighbour rows as lists of tile ids, dictionary-coded: a row number means nothing in another table."""
+    """Write neighbour rows as dictionary-encoded lists of tile ids, which do not depend on the order of a table."""
     width = rows.shape[1]
     codes = pa.array(rows.ravel().astype(np.int32), mask=rows.ravel() < 0)
     ids = pa.DictionaryArray.from_arrays(codes, pa.array(tile_ids))
@@ -268,7 +277,7 @@ def _save_table(path: Path, rows: np.ndarray, query_ids: list[str], tile_ids: li
 
 
 def _load_table(path: Path, query_ids: list[str], tile_ids: list[str]) -> np.ndarray:
-    """Ids back to rows, int32 (queries, K)."""
+    """Read neighbour rows, int32 (queries, K)."""
     table = pq.read_table(path)
     row_of = {tile: row for row, tile in enumerate(tile_ids)}
     lists = table["tile_ids"].combine_chunks()

@@ -1,4 +1,4 @@
-"""The parts of a run, made from its settings: model, preprocessing, augmentation, averaged weights."""
+"""Build the components of a run from its settings: model, preprocessing, augmentation, EMA of the weights."""
 
 import contextlib
 import math
@@ -29,26 +29,26 @@ from gengeo_hf.training.settings import Settings
 from gengeo_hf.training.throughput import training_flops
 
 
-def check_words(settings: Settings) -> None:
-    """Refuse a tracker or a compiler that this machine does not have, before anything is loaded.
+def check_backends(settings: Settings) -> None:
+    """Refuse an unknown or missing tracker or compiler backend, before anything is loaded.
 
     Raises:
-        GenGeoError: With the names that exist.
+        GenGeoError: The tracker or the backend is not available; the message lists those that are.
     """
     tracker, backend = settings.tracker, settings.optimisation.compile
     if tracker is not None and tracker not in (known := [str(name) for name in LoggerType]):
         raise GenGeoError(f"tracker={tracker} is unknown; Accelerate knows {', '.join(known)}")
-    if tracker not in (None, "all") and tracker not in (here := [str(name) for name in get_available_trackers()]):
-        raise GenGeoError(f"tracker={tracker} is not installed: pip install {tracker}, or one of {', '.join(here)}")
+    if tracker not in (None, "all") and tracker not in (present := [str(name) for name in get_available_trackers()]):
+        raise GenGeoError(f"tracker={tracker} is not installed: pip install {tracker}, or use {', '.join(present)}")
     if backend is not None and backend not in (known := sorted(torch._dynamo.list_backends(exclude_tags=()))):
         raise GenGeoError(f"optimisation.compile={backend} is unknown; torch.compile knows {', '.join(known)}")
 
 
 def build_config(settings: Settings) -> GenGeoConfig:
-    """The model's configuration.
+    """Build the configuration of the model.
 
     Raises:
-        GenGeoError: an unknown field of GenGeoConfig (a misspelt one would be stored and ignored), or a wrong value.
+        GenGeoError: A field of `model.config` is not one of `GenGeoConfig`, or a value is invalid.
     """
     fields = settings.model.config
     if unknown := sorted(set(fields) - set(GenGeoConfig.__dataclass_fields__)):
@@ -63,29 +63,28 @@ def build_config(settings: Settings) -> GenGeoConfig:
 
 
 def build_model(settings: Settings) -> GenGeoModel:
-    """A model from random weights, from a backbone, or from a GenGeo checkpoint.
+    """Build a model with random weights, from a backbone, or from a GenGeo checkpoint.
 
     Raises:
-        GenGeoError: `model.init` cannot be loaded, or more blocks would be trained than there are.
+        GenGeoError: `model.init` cannot be loaded, or `trainable_blocks` is larger than the number of blocks.
     """
     config, init = build_config(settings), settings.model.init
     if init is None:
         if config.aerial_keep is not None:
             raise GenGeoError(
-                "model.config.aerial_keep needs a guide that has learned: set model.init to a model that was trained "
-                "without it"
+                "model.config.aerial_keep needs a trained guide: set model.init to a model that was trained without it"
             )
         model = GenGeoModel(config)
     else:
         refuse_missing_folder("model.init", init)
         try:
             model = _load_start(init, config, settings)
-        except Exception as error:  # a folder of something else raises whatever its reader happens to meet
-            if (why := first_line(error)).startswith("the checkpoint"):  # complete as it is
-                raise GenGeoError(f"model.init: {why}") from error
+        except Exception as error:  # other content raises many kinds of error
+            if (reason := first_line(error)).startswith("the checkpoint"):  # a message of GenGeoModel
+                raise GenGeoError(f"model.init: {reason}") from error
             raise GenGeoError(
-                f"model.init={init} cannot be loaded ({why}): fetch or save it again, or give the directory or Hub id "
-                "of another DINOv2, ConvNeXt or GenGeo checkpoint"
+                f"model.init={init} cannot be loaded ({reason}): fetch or save it again, or give the directory or Hub "
+                "id of another DINOv2, ConvNeXt or GenGeo checkpoint"
             ) from error
     blocks, wanted = len(transformer_blocks(model.backbone)), model.config.trainable_blocks
     if wanted is not None and wanted > blocks:
@@ -94,7 +93,7 @@ def build_model(settings: Settings) -> GenGeoModel:
 
 
 def _load_start(init: str, config: GenGeoConfig, settings: Settings) -> GenGeoModel:
-    """The model that a checkpoint starts; of a ConvNeXt with more stages than are wanted the first ones."""
+    """Load the initial model; of a ConvNeXt with more stages than configured, only the first stages are used."""
     stored: Any = GenGeoConfig.from_pretrained(init)
     fields = dict(settings.model.config)
     wanted: Any = fields.get("backbone_config") or {}
@@ -107,7 +106,7 @@ def _load_start(init: str, config: GenGeoConfig, settings: Settings) -> GenGeoMo
     whole, model = AutoModel.from_pretrained(init, dtype=torch.float32).state_dict(), GenGeoModel(config)
     for part in model.backbones:
         own = part.state_dict()
-        # The final norm is that of another width; it starts anew.
+        # The final norm has another width and is initialised.
         taken = {name: whole[name] for name in own if name in whole and whole[name].shape == own[name].shape}
         part.load_state_dict({**own, **taken})
     return model
@@ -115,7 +114,7 @@ def _load_start(init: str, config: GenGeoConfig, settings: Settings) -> GenGeoMo
 
 @contextlib.contextmanager
 def _without_load_report(init: str) -> Iterator[None]:
-    """Silence transformers' table of missing and unknown weights: `GenGeoModel` refuses GenGeo checkpoints with any."""
+    """Suppress the report of transformers on missing and unknown weights, which `GenGeoModel` refuses itself."""
     stored, _ = PreTrainedConfig.get_config_dict(init)
     verbosity = library_logging.get_verbosity()
     if stored.get("model_type") == GenGeoConfig.model_type:
@@ -127,7 +126,7 @@ def _without_load_report(init: str) -> Iterator[None]:
 
 
 def _token_counts(config: GenGeoConfig, settings: Settings, of: GenGeoConfig) -> dict[str, Any]:
-    """`token_counts` for an aggregator that is tied to the number of tokens, from the sizes of the images."""
+    """Return `token_counts` from the image sizes, for an aggregator that needs a fixed number of tokens."""
     if not AGGREGATORS[config.aggregator].needs_token_counts or "token_counts" in settings.model.config:
         return {}
     high, wide = patch_sides(of.backbone_config)
@@ -138,12 +137,18 @@ def _token_counts(config: GenGeoConfig, settings: Settings, of: GenGeoConfig) ->
 def count_operations(
     model: GenGeoModel, processor: GenGeoImageProcessor, accelerator: Accelerator, settings: Settings
 ) -> float:
-    """`training_flops`, which is also the first time that the model sees images of the run's sizes.
+    """Return `training_flops`; this also tests that the model accepts the image sizes of the run.
 
-    With `augment.options.input_scales` it is the mean over the scales, as if operations went with the pixels.
+    With `augment.options.input_scales`, the result is scaled by the mean number of pixels.
+
+    Args:
+        model: Model on its device.
+        processor: Preprocessing with the image sizes.
+        accelerator: Accelerator with device and precision.
+        settings: Settings of the run.
 
     Raises:
-        GenGeoError: The model cannot take images of these sizes.
+        GenGeoError: The model does not accept images of these sizes.
     """
     scales = (settings.augment.enabled and settings.augment.options.get("input_scales")) or [1.0]
     try:
@@ -152,25 +157,25 @@ def count_operations(
         raise GenGeoError(f"data.ground_size, data.aerial_size: {' '.join(str(error).split())}") from error
 
 
-START_PAIRS, AT_ONCE = 250, 25  # whose images start a NetVLAD, and how many are read at a time
+START_PAIRS, AT_ONCE = 250, 25  # pairs whose images initialise a NetVLAD head, and pairs per read
 
 
 def start_head(model: GenGeoModel, settings: Settings, pairs: PairSource, processor: GenGeoImageProcessor) -> bool:
-    """Begin a NetVLAD head at clusters of the tokens of training images; random centroids learn poorly.
+    """Initialise a NetVLAD head from clusters of the tokens of training images; random centroids learn poorly.
 
-    All processes do the same, since images and seed are the same.
+    The result is the same on all processes, since images and seed are the same.
 
     Args:
-        model: on its device, changed in place.
-        settings: of the run.
-        pairs: of the training set.
-        processor: for the range of the pixels.
+        model: Model on its device, changed in place.
+        settings: Settings of the run.
+        pairs: Training pairs.
+        processor: Preprocessing with the normalisation.
 
     Returns:
-        False for a model that needs no such start: another head, or a NetVLAD that `model.init` has trained.
+        Whether the head was initialised; False for other heads and for a NetVLAD head that `model.init` contains.
 
     Raises:
-        GenGeoError: there are too few training images for the clusters.
+        GenGeoError: There are too few training images for the number of clusters.
     """
     init = settings.model.init
     if model.config.aggregator != "netvlad" or (init and GenGeoConfig.from_pretrained(init).aggregator == "netvlad"):
@@ -191,19 +196,19 @@ def start_head(model: GenGeoModel, settings: Settings, pairs: PairSource, proces
 
 
 def build_processor(settings: Settings) -> GenGeoImageProcessor:
-    """The preprocessing that is saved with the model."""
+    """Build the image processor that is saved with the model."""
     sizes = {"ground": settings.data.ground_size, "aerial": settings.data.aerial_size}
     return GenGeoImageProcessor(
         view_sizes={view: {"height": height, "width": width} for view, (height, width) in sizes.items()},
-        view_transforms=_checked_views(settings) or None,
+        view_transforms=_view_transforms(settings) or None,
     )
 
 
-def _checked_views(settings: Settings) -> dict[str, str]:
-    """The views that images are changed to.
+def _view_transforms(settings: Settings) -> dict[str, str]:
+    """Return the view transforms of the settings by view.
 
     Raises:
-        GenGeoError: a view is unknown, or `data.auxiliary_view` is.
+        GenGeoError: A transform, or `data.auxiliary_view`, is unknown.
     """
     given = {"ground": settings.data.ground_view, "aerial": settings.data.aerial_view}
     try:
@@ -216,10 +221,15 @@ def _checked_views(settings: Settings) -> dict[str, str]:
 
 
 def build_pairs(settings: Settings, dataset: CrossViewDataset, processor: GenGeoImageProcessor) -> PairSource:
-    """The training pairs with what the terms of the loss need beside both views.
+    """Build the source of training pairs, with the further inputs that the terms of the loss need.
+
+    Args:
+        settings: Settings of the run.
+        dataset: Training split.
+        processor: Preprocessing of the model.
 
     Raises:
-        GenGeoError: the data lack a view or positions.
+        GenGeoError: The data do not have a view or positions that a term needs.
     """
     terms, data = settings.loss.terms, settings.data
     auxiliary = None
@@ -233,19 +243,19 @@ def build_pairs(settings: Settings, dataset: CrossViewDataset, processor: GenGeo
 
 
 def build_augmentation(settings: Settings, patch: int = 14) -> Augmentation | None:
-    """Augmentation of the training images, or None where it is turned off or has no options.
+    """Build the augmentation of the training images; None if it is disabled or has no options.
 
     Args:
-        settings: of the run.
-        patch: width in pixels of a token of the model; photos cut from panoramas are a multiple of it wide.
+        settings: Settings of the run.
+        patch: Width of a token in pixels; the widths of photos cropped from panoramas are multiples of it.
 
     Raises:
-        GenGeoError: an unknown option.
+        GenGeoError: An option is unknown or contradicts other settings.
     """
     options = settings.augment.options
     if unknown := sorted(set(options) - set(Augmentation.__dataclass_fields__)):
         known = ", ".join(Augmentation.__dataclass_fields__)
-        raise GenGeoError(f"augment.options has no {unknown[0]!r}; it knows {known}")
+        raise GenGeoError(f"augment.options has no {unknown[0]!r}; expected one of {known}")
     if not (options and settings.augment.enabled):
         return None
     data = settings.data
@@ -254,7 +264,7 @@ def build_augmentation(settings: Settings, patch: int = 14) -> Augmentation | No
     aggregator = settings.model.config.get("aggregator", "salad")
     if augmentation.fov is not None and AGGREGATORS[aggregator].needs_token_counts:
         raise GenGeoError(
-            f"augment.options.fov changes the number of tokens, and the {aggregator} aggregator is tied to it: leave "
+            f"augment.options.fov changes the number of tokens, which is fixed for the {aggregator} aggregator: leave "
             "fov out"
         )
     if data.auxiliary_view is not None and (augmentation.fov is not None or augmentation.unknown_heading):
@@ -267,15 +277,15 @@ def build_augmentation(settings: Settings, patch: int = 14) -> Augmentation | No
 def check_smallest_images(
     augmentation: Augmentation | None, model: GenGeoModel, processor: GenGeoImageProcessor
 ) -> None:
-    """Refuse an augmentation that makes images too small for the head; else the run would end at one of its steps.
+    """Refuse an augmentation that gives images too small for the head, before the first step.
 
     Args:
-        augmentation: Of the training images; None changes nothing.
-        model: The model that is trained.
-        processor: Its preprocessing, which states the size of each view's images.
+        augmentation: Augmentation of the training images; None for none.
+        model: Model that is trained.
+        processor: Preprocessing with the image sizes of each view.
 
     Raises:
-        GenGeoError: Some image would have fewer tokens than the head needs.
+        GenGeoError: An image can have fewer tokens than the head needs.
     """
     if augmentation is None:
         return
@@ -292,13 +302,16 @@ def check_smallest_images(
             )
 
 
-class Average:
-    """An exponential moving average of the trained parameters, which often generalises better than the last step.
+class ModelEma:
+    """Exponential moving average of the trained parameters, which often generalises better than the last weights.
 
     Args:
-        model: its parameters that require gradients are averaged, in float32.
-        decay: share that stays at each step, below 1; early on less stays, (1 + step) / (10 + step), so that the random
-            start is soon forgotten.
+        model: Model whose parameters that require gradients are averaged, in float32.
+        decay: Weight of the previous average at each step, above 0 and below 1; limited to (1 + step) / (10 + step), so
+            that the initial weights are forgotten early.
+
+    Raises:
+        GenGeoError: The decay is out of range.
     """
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
@@ -313,7 +326,11 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the present weights after optimizer step number `step`."""
+        """Update the average with the current weights.
+
+        Args:
+            step: Number of finished optimizer steps.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         parameters = dict(self.model.named_parameters())
         for name, value in self.values.items():
@@ -321,8 +338,8 @@ class Average:
 
     @contextlib.contextmanager
     @torch.no_grad()
-    def in_place(self) -> Iterator[None]:
-        """Put the averaged weights into the model, and the trained ones back afterwards."""
+    def applied(self) -> Iterator[None]:
+        """Context in which the model has the averaged weights."""
         parameters = dict(self.model.named_parameters())
         trained = {name: parameters[name].detach().clone() for name in self.values}
         for name, value in self.values.items():
@@ -334,6 +351,6 @@ class Average:
                 parameters[name].copy_(value)
 
 
-def weights_in_use(average: Average | None) -> contextlib.AbstractContextManager[None]:
-    """The weights that are evaluated and saved: the averaged ones where there are any."""
-    return average.in_place() if average is not None else contextlib.nullcontext()
+def ema_weights(ema: ModelEma | None) -> contextlib.AbstractContextManager[None]:
+    """Context in which the model has the averaged weights, if there is an average; for evaluation and export."""
+    return ema.applied() if ema is not None else contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""Descriptors of a table's images in the middle of a training, by all processes together: for mining and validation."""
+"""Encode the images of a table with all processes of a training, for mining and validation."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from gengeo_hf.encoding.encoder import Encoder, View
 from gengeo_hf.encoding.engine import encode_images
 from gengeo_hf.model import GenGeoImageProcessor
 
-_GATHERED_ROWS = 4096  # of each process at a time: 16 MB of descriptors
+_GATHERED_ROWS = 4096  # rows per process in one gather: 16 MB of descriptors
 
 
-def encode_together(
+def encode_distributed(
     images: Sequence[Any],
     view: View,
     accelerator: Accelerator,
@@ -24,39 +24,42 @@ def encode_together(
 ) -> np.ndarray:
     """Encode rows of a table in the precision of the training; the model is left in evaluation mode.
 
-    Every process encodes a part of whole batches, so descriptors do not depend on the number of processes.
+    Every process encodes complete batches, so that descriptors do not depend on the number of processes.
 
     Args:
         images: All images of a table.
-        view: "ground" or "aerial".
-        accelerator: For the processes and the precision.
+        view: View of the images, "ground" or "aerial".
+        accelerator: Accelerator with the processes and the precision.
         encoder: Model, preprocessing and batch size.
         rows: Rows to encode; None for all.
-        readers: Number of threads of each process that read images.
+        readers: Number of threads per process that read images.
 
     Returns:
         Unit descriptors, float32 (rows, dim), the same on every process.
 
     Raises:
-        GenGeoError: An image is missing or broken, and `images` has no stand-in for it.
+        GenGeoError: An image is missing or broken, and `images` does not replace it.
     """
     wanted = np.arange(len(images)) if rows is None else rows
     readers = max(1, readers)
-    return in_parts(
+    return encode_parts(
         wanted, lambda own: encode_images(encoder, images, view, own, readers=readers), accelerator, encoder
     )
 
 
-def in_parts(
+def encode_parts(
     wanted: np.ndarray, encode: Callable[[np.ndarray], np.ndarray], accelerator: Accelerator, encoder: Encoder
 ) -> np.ndarray:
-    """Encode rows by all processes, each a part of whole batches; see `encode_together`.
+    """Encode rows with all processes, each with complete batches; see `encode_distributed`.
 
     Args:
-        wanted: Rows.
-        encode: Rows to unit descriptors, float32 (rows, dim).
-        accelerator: For the processes and the precision.
-        encoder: Its model is left in evaluation mode, and its batch size is that of a part.
+        wanted: Rows to encode.
+        encode: Function that encodes rows to unit descriptors, float32 (rows, dim).
+        accelerator: Accelerator with the processes and the precision.
+        encoder: Encoder with the batch size; its model is left in evaluation mode.
+
+    Returns:
+        Unit descriptors, float32 (rows, dim), the same on every process.
     """
     encoder.model.eval()
     batches = -(-len(wanted) // encoder.batch_size)
@@ -68,13 +71,16 @@ def in_parts(
 
 
 def gather_parts(part: np.ndarray, count: int, share: int, accelerator: Accelerator) -> np.ndarray:
-    """Concatenate what each process has, so that all continue with the very same array.
+    """Concatenate the rows of all processes, so that all continue with the same array.
 
     Args:
-        part: (rows, width) of this process.
-        count: Rows of all processes together.
-        share: Rows of every process but the last ones, which may have fewer.
-        accelerator: For the processes.
+        part: Rows of this process, shape (rows, width).
+        count: Number of rows of all processes.
+        share: Number of rows of each process, except the last ones, which may have fewer.
+        accelerator: Accelerator with the processes.
+
+    Returns:
+        Array of shape (count, width).
     """
     if accelerator.num_processes == 1:
         return part
@@ -94,7 +100,7 @@ def gather_parts(part: np.ndarray, count: int, share: int, accelerator: Accelera
 
 
 def normalise(pixels: torch.Tensor, processor: GenGeoImageProcessor) -> torch.Tensor:
-    """uint8 or 0..255 float (B, 3, H, W) to the model's range, as the processor does for one image."""
+    """Normalise pixels 0..255 of any dtype, (B, 3, H, W), to the range of the model, as the processor does."""
     mean = torch.tensor(processor.image_mean, device=pixels.device)[:, None, None]
     std = torch.tensor(processor.image_std, device=pixels.device)[:, None, None]
     return (pixels.float() / 255 - mean) / std

@@ -1,7 +1,7 @@
-"""Notes on a training that enlarges the images of the synthetic world.
+"""Notes about a training that enlarges the images of the synthetic world.
 
-The loader of the synthetic world draws images at its own sizes unless its options state others. `data.ground_size` and
-`data.aerial_size` are the sizes to which the image processor resizes them, so that larger sizes alone add no detail.
+The loader of the synthetic world renders images at its default sizes unless its options set others. The image processor
+resizes them to `data.ground_size` and `data.aerial_size`, so that larger values of these alone add no detail.
 """
 
 from gengeo_hf.common.images import image_header
@@ -11,7 +11,7 @@ from gengeo_hf.training.settings import Settings
 
 
 def enlargement_notes(settings: Settings, train: CrossViewDataset, validation: CrossViewDataset) -> list[str]:
-    """Say which synthetic images are smaller than the sizes of the settings, and what to write instead.
+    """Return notes about synthetic images that are smaller than the sizes of the settings, with the options to set.
 
     Args:
         settings: Settings of the run.
@@ -19,8 +19,8 @@ def enlargement_notes(settings: Settings, train: CrossViewDataset, validation: C
         validation: Validation pairs.
 
     Returns:
-        One line for each view with such images. Views that `data.ground_view` or `data.aerial_view` changes are left
-        out, since their sizes are those of the changed images.
+        One line for each view with such images. Views with a transform (`data.ground_view`, `data.aerial_view`) are
+        skipped, since the sizes are those of the transformed images.
     """
     data = settings.data
     notes = []
@@ -39,20 +39,20 @@ def enlargement_notes(settings: Settings, train: CrossViewDataset, validation: C
             options = " ".join(_option(data.name, split, size) for split in smaller)
             notes.append(
                 f"{view} images of {height} x {width} pixels are enlarged to data.{size}, which adds no detail: to "
-                f"draw them larger, add {options}"
+                f"render larger images, add {options}"
             )
     return notes
 
 
 def _option(name: str, split: str, size: str) -> str:
-    """What makes the loader draw at a size, for example `data.train.ground_size=[84,336]`."""
+    """Return the option that sets the size of rendered images, for example `data.train.ground_size=[84,336]`."""
     if name.startswith("world-"):
         return f"data.{split}.{size}"
     return f"{size} to each synthetic data set of data.{split}"  # a mixture, or an export
 
 
 def _drawn_sizes(dataset: CrossViewDataset, view: str) -> set[tuple[int, int]]:
-    """Heights and widths of one image of each synthetic world in a data set; unreadable images are left out."""
+    """Return height and width of one image of each synthetic world in a data set; unreadable images are skipped."""
     table = dataset.queries if view == "ground" else dataset.gallery
     rows: dict[str, int] = {}
     for row, area in enumerate(table["area"][:]):

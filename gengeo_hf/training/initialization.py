@@ -1,6 +1,6 @@
-"""Start NetVLAD from data: its centroids are k-means clusters of the tokens of real images.
+"""Initialise NetVLAD from data: its centroids are k-means clusters of the tokens of images.
 
-From random centroids a short run learns little.
+With random centroids a short run learns little.
 """
 
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gengeo_hf.model import GenGeoModel
 
 TOKENS_PER_IMAGE = 100
-# After this start the nearest centroid is preferred to the second-nearest by this factor, on average.
+# Mean ratio between the weights of the nearest and of the second-nearest centroid after the initialisation.
 PREFERENCE = 100.0
 
 
@@ -24,24 +24,24 @@ def start_netvlad(
     """Set the centroids and assignment weights of a NetVLAD head (Arandjelovic et al. 2016, appendix A).
 
     Args:
-        model: changed in place; the head of `view` where each view has its own.
-        batches: pixel values (B, 3, H, W), about 500 images in all; 100 random tokens are taken from each.
-        view: "ground" or "aerial", for a model with one head per view.
-        iterations: of k-means.
-        seed: of the choice of tokens and of k-means.
+        model: Model, changed in place.
+        batches: Pixel values (B, 3, H, W), about 500 images in total; 100 random tokens of each are used.
+        view: View of the head, "ground" or "aerial", for a model with separate heads.
+        iterations: Number of iterations of k-means.
+        seed: Seed of the selection of tokens and of k-means.
 
     Returns:
-        The sharpness alpha of the assignment, ln(100) / mean(best - second-best similarity).
+        Sharpness alpha of the assignment, ln(100) / mean(best - second-best similarity).
 
     Raises:
-        GenGeoError: the head is not a NetVLAD, or there are fewer tokens than clusters.
+        GenGeoError: The head is not a NetVLAD head, or there are no more tokens than clusters.
     """
     import faiss
     import torch
 
     head: Any = model.heads["shared" if model.config.share_aggregator else (view or "ground")]
     if model.config.aggregator != "netvlad":
-        raise GenGeoError(f"the aggregator is {model.config.aggregator!r}: only netvlad starts from data")
+        raise GenGeoError(f"the aggregator is {model.config.aggregator!r}: only netvlad is initialised from data")
     features = _sample_features(model, view, head.aggregator, batches, seed)
     clusters = model.config.num_clusters
     if len(features) <= clusters:
@@ -59,7 +59,7 @@ def start_netvlad(
 def _sample_features(
     model: "GenGeoModel", view: str | None, aggregator: Any, batches: Iterable[Any], seed: int
 ) -> "torch.Tensor":
-    """Random local features of each image, (N, l), on the CPU."""
+    """Return random local features of all images, (N, l), on the CPU."""
     import torch
 
     from gengeo_hf.model.backbones import read_tokens, run_backbone
@@ -75,5 +75,5 @@ def _sample_features(
             rows += [image[torch.randperm(len(image), generator=generator)[:TOKENS_PER_IMAGE]] for image in local]
     model.train(was_training)
     if not rows:
-        raise GenGeoError("no images were given to start NetVLAD from")
+        raise GenGeoError("no images were given to initialise NetVLAD")
     return torch.cat(rows).contiguous()

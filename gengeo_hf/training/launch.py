@@ -1,4 +1,4 @@
-"""Start a training as a process of its own, which ends when its starter is ended."""
+"""Run a training in a child process that ends when its parent is interrupted or terminated."""
 
 import contextlib
 import os
@@ -8,25 +8,25 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
-GRACE_SECONDS = 20.0  # for a training to end by itself before it is killed
+GRACE_SECONDS = 20.0  # time in which a training can end by itself before it is killed
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def run_training(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
-    """Run a command and everything that it starts; a signal to this process ends all of them.
+    """Run a command; a signal to this process ends the command and all processes that it started.
 
-    Launchers start processes of their own, which a signal to the launcher alone leaves running. The command therefore
-    gets a process group, and Ctrl-C, SIGTERM or SIGHUP end the group.
+    Launchers start further processes, which a signal to the launcher alone would leave running. The command therefore
+    runs in its own process group, which Ctrl-C, SIGTERM and SIGHUP end.
 
     Args:
         command: Program and arguments.
-        env: Environment; None for this process's own.
+        env: Environment variables; None for those of this process.
 
     Returns:
-        The exit code.
+        Exit code of the command.
 
     Raises:
-        KeyboardInterrupt: This process was interrupted or told to end; the training has ended.
+        KeyboardInterrupt: This process was interrupted or terminated; the training has ended.
     """
     with _signals_interrupt(), subprocess.Popen(command, env=env, start_new_session=True) as child:
         try:
@@ -37,7 +37,7 @@ def run_training(command: Sequence[str], env: Mapping[str, str] | None = None) -
 
 
 def _end(child: "subprocess.Popen[bytes]") -> None:
-    """Interrupt the group, and kill what is left of it after a while."""
+    """Interrupt the process group, and kill it after `GRACE_SECONDS`."""
     _signal_group(child, signal.SIGINT if sys.platform != "win32" else signal.SIGTERM)
     with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(GRACE_SECONDS)
@@ -49,19 +49,19 @@ def _signal_group(child: "subprocess.Popen[bytes]", number: int) -> None:
         if sys.platform == "win32":
             child.terminate()
         else:
-            os.killpg(child.pid, number)  # the group has the number of its first process
+            os.killpg(child.pid, number)  # the id of the group is that of its first process
 
 
 @contextlib.contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """Turn signals that would end this process at once into KeyboardInterrupt, so that it can end its child."""
+    """Convert signals that would terminate this process to KeyboardInterrupt, so that it can end its child."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     try:
         before = {number: signal.signal(number, interrupt) for number in _ENDING}
-    except ValueError:  # not the main thread: signals do not come here
+    except ValueError:  # not the main thread, which does not receive signals
         before = {}
     try:
         yield

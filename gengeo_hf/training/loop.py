@@ -1,13 +1,12 @@
-"""Train a GenGeo model: settings, data, model, optimizer, resume, epochs, save. Read `main` from top to bottom.
+"""The training loop: data, model, optimizer, resume, epochs, evaluation, checkpoints.
 
     accelerate launch training/train.py --config world_urban                # in a checkout
-    accelerate launch -m gengeo_hf.training --config world_urban            # the same, from an installed package
-    python -m gengeo_hf.training --config cvusa data.root=/data/CVUSA       # the same, one process
+    accelerate launch -m gengeo_hf.training --config world_urban            # with an installed package
+    python -m gengeo_hf.training --config cvusa data.root=/data/CVUSA       # one process
 
-It runs on a laptop's CPU, one GPU, several GPUs and several machines (training/README.md has the commands). A run that
-was stopped continues when the same command is given again. It writes into `output`: `log.jsonl`, `checkpoint-*` (the
-last two), and `model/`, the best weights on the validation split in Hub format, for `GenGeoModel.from_pretrained`,
-`gengeo index` and `gengeo evaluate`.
+It runs on a CPU, on one or several GPUs, and on several machines (commands: training/README.md). The same command
+resumes an interrupted run. It writes to `output`: `log.jsonl`, `checkpoint-*` (the last two), and `model/`, the best
+weights on the validation split in Hub format, for `GenGeoModel.from_pretrained`, `gengeo index` and `gengeo evaluate`.
 """
 
 import json
@@ -37,41 +36,44 @@ from gengeo_hf.learning.loss import clamp_scale
 from gengeo_hf.training import checkpoint
 from gengeo_hf.training.batches import batch_rules, neighbour_tables, table_shares, training_pairs
 from gengeo_hf.training.components import (
-    Average,
+    ModelEma,
     build_augmentation,
     build_model,
     build_pairs,
     build_processor,
+    check_backends,
     check_smallest_images,
-    check_words,
     count_operations,
+    ema_weights,
     start_head,
-    weights_in_use,
 )
-from gengeo_hf.training.descriptors import encode_together
+from gengeo_hf.training.descriptors import encode_distributed
 from gengeo_hf.training.diagnostics import head_statistics
 from gengeo_hf.training.image_sizes import enlargement_notes
-from gengeo_hf.training.kept import keep_tokens
 from gengeo_hf.training.objective import build_objective
-from gengeo_hf.training.records import Log, PlateauWatch, describe_run, export, run_lock, training_record
+from gengeo_hf.training.records import Log, PlateauWatch, export, run_lock, run_summary, training_record
 from gengeo_hf.training.schedule import learning_rate
 from gengeo_hf.training.settings import Settings, as_dict, parse
-from gengeo_hf.training.step import backward_pass, build_optimizer, finite, seed_step
+from gengeo_hf.training.step import backward_pass, build_optimizer, check_finite, seed_step
 from gengeo_hf.training.throughput import Meter
+from gengeo_hf.training.token_cache import build_token_cache
 
 
 def main(settings: Settings) -> dict[str, Any]:
-    """Run the training that `settings` describe.
+    """Run a training.
+
+    Args:
+        settings: Settings of the run.
 
     Returns:
-        The validation metrics of the best weights, fractions of 1.
+        Validation metrics of the best weights, fractions of 1.
 
     Raises:
-        GenGeoError: Settings, data or processes do not go together, another run writes to the same directory, or the
-            loss is no longer a number.
+        GenGeoError: Settings, data or processes do not fit each other, another run writes to the same directory, or the
+            loss is not finite.
     """
-    load_plugins()  # parts of a user's own: GENGEO_PLUGINS and entry points
-    check_words(settings)
+    load_plugins()  # GENGEO_PLUGINS and entry points
+    check_backends(settings)
     accelerator = Accelerator(
         mixed_precision=settings.optimisation.mixed_precision,
         dataloader_config=DataLoaderConfiguration(split_batches=True, even_batches=False, non_blocking=True),
@@ -84,15 +86,15 @@ def main(settings: Settings) -> dict[str, Any]:
 
 
 def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
-    """The training itself; see `main`."""
+    """Train, holding the lock of the output directory; see `main`."""
     output = Path(settings.output)
     sampling, plan = settings.sampling, settings.optimisation
-    set_seed(settings.seed)  # of random weights; each step is seeded by itself
+    set_seed(settings.seed)  # for the initial weights; each step has its own seed
     if settings.tracker:
         accelerator.init_trackers(output.name, config=checkpoint.flat(as_dict(settings)))
 
-    # Data: two tables each, and the sampler that decides which pairs meet in a batch.
-    with accelerator.main_process_first():  # one process builds a cache, the others find it
+    # Data: both splits, and the sampler that selects the pairs of a batch.
+    with accelerator.main_process_first():  # one process builds the cache, the others read it
         training = load_pairs(settings.data.name, settings.data.root, split="train", **settings.data.train)
         validation = load_pairs(settings.data.name, settings.data.root, split="validation", **settings.data.validation)
     check_apart(training, validation)
@@ -109,24 +111,24 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
             source,
             batch_sampler=sampler,
             collate_fn=PairSource.collate,
-            num_workers=0 if in_memory else settings.data.workers,  # nothing is left for them to do
+            num_workers=0 if in_memory else settings.data.workers,  # no images to decode
         )
     )
 
-    # Model and optimizer. Frozen parameters keep no activations and have no optimizer state.
+    # Model and optimizer. Frozen parameters have neither activations nor optimizer state.
     model = build_model(settings).to(accelerator.device)
     model.config.ground_camera, model.config.ground_vertical_fov = training.ground_camera()
     meter = Meter(count_operations(model, processor, accelerator, settings), accelerator)
     start_head(model, settings, decoded, processor)
     objective = build_objective(model, settings)
     if plan.gradient_checkpointing:
-        # transformers 5.23 renames gradient_checkpointing_enable, which 6 will drop
+        # transformers 5.23 renamed gradient_checkpointing_enable, which version 6 removes
         getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
     if plan.compile is not None:
         model.compile(backend=plan.compile)
     wrapped: torch.nn.Module = accelerator.prepare(model)
     model = accelerator.unwrap_model(wrapped)
-    average = Average(model, plan.ema) if plan.ema is not None else None
+    ema = ModelEma(model, plan.ema) if plan.ema is not None else None
     plain, sharpness = build_optimizer(model, settings)
     optimizer = accelerator.prepare(plain)
     if sharpness is not None:
@@ -135,29 +137,29 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
     augment = build_augmentation(settings, encoder.patch)
     check_smallest_images(augment, model, processor)
 
-    # Resume: the newest whole checkpoint, or zero.
+    # Resume from the newest readable checkpoint.
     ids = training.queries["query_id"][:], training.gallery["tile_id"][:]
-    averaged = average.values if average else None
-    progress, tables = checkpoint.resume(output, accelerator, model, optimizer, as_dict(settings), ids, averaged)
-    kept = keep_tokens(settings, model, source, processor, augment, accelerator)
-    change = kept or augment
-    steps = len(pairs) // sampling.batch_size  # of an epoch at most: the sampler may drop a batch that it cannot fill
+    ema_values = ema.values if ema else None
+    progress, tables = checkpoint.resume(output, accelerator, model, optimizer, as_dict(settings), ids, ema_values)
+    cache = build_token_cache(settings, model, source, processor, augment, accelerator)
+    change = cache or augment
+    steps = len(pairs) // sampling.batch_size  # maximum per epoch: the sampler drops batches that it cannot fill
     total_steps = plan.epochs * steps
     log = Log(output / "log.jsonl", accelerator, progress)
     plateau = PlateauWatch(sampling.batch_size)
-    accelerator.print(describe_run(settings, training, model, accelerator, steps, progress.epoch))
+    accelerator.print(run_summary(settings, training, model, accelerator, steps, progress.epoch))
 
     def encode(images: Sequence[Any], view: View) -> np.ndarray:
-        return encode_together(images, view, accelerator, encoder, readers=settings.data.workers)
+        return encode_distributed(images, view, accelerator, encoder, readers=settings.data.workers)
 
-    clamp_scale(model.logit_scale)  # a checkpoint beyond the bound could never adapt
+    clamp_scale(model.logit_scale)  # above the bound, the gradient would stay zero
     for epoch in range(progress.epoch + 1, plan.epochs + 1):
-        # Mine: neighbours on the map at first, what the model itself confuses later. Inside of an epoch the tables of
-        # the checkpoint are those of this epoch.
+        # Neighbour tables: geographic in the first epochs, mined by similarity later. A run that resumes inside an
+        # epoch uses the tables of its checkpoint.
         finished, mined = progress.batch, None
         if not finished:
-            with weights_in_use(average):
-                mined = neighbour_tables(settings, epoch, training, pairs, tables, accelerator, encoder, kept)
+            with ema_weights(ema):
+                mined = neighbour_tables(settings, epoch, training, pairs, tables, accelerator, encoder, cache)
         ordered = dict(sorted(tables.items()))
         sampler.set_tables(shares=table_shares(settings, ordered), **ordered)
         sampler.set_epoch(epoch)
@@ -203,10 +205,10 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
             objective.clamp()
             progress.step += 1
             meter.pairs += sampling.batch_size
-            if average is not None:
-                average.update(progress.step)
+            if ema is not None:
+                ema.update(progress.step)
             if progress.step % settings.log_every == 0:
-                value = finite(loss, progress.step, settings)
+                value = check_finite(loss, progress.step, settings)
                 losses.append(value)
                 bar.set_postfix(loss=f"{value:.3f}")
                 scale = model.logit_scale.exp().item()
@@ -215,19 +217,19 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
                     {"loss": value, "learning_rate": rate, "scale": scale, **statistics, **meter.read()}, progress.step
                 )
             if settings.checkpoint_every and progress.step % settings.checkpoint_every == 0 and done + 1 < batches:
-                finite(loss, progress.step, settings)
+                check_finite(loss, progress.step, settings)
                 progress.batch = done + 1
                 checkpoint.save(
-                    output, accelerator, model, optimizer, progress, as_dict(settings), tables, ids, averaged
+                    output, accelerator, model, optimizer, progress, as_dict(settings), tables, ids, ema_values
                 )
-        value = finite(loss, progress.step, settings)  # before it is evaluated and saved
+        value = check_finite(loss, progress.step, settings)  # before evaluation and saving
         progress.epoch, progress.batch = epoch, 0
         if (line := plateau.after_epoch([*losses, value])) is not None:
             accelerator.print(line)
 
-        # Evaluate on the validation split, which picks the weights: never on the test split.
+        # Evaluate on the validation split, which selects the weights; the test split is not used.
         if epoch % settings.evaluate_every == 0 or epoch == plan.epochs:
-            with weights_in_use(average):
+            with ema_weights(ema):
                 rules = default_protocol(settings.data.name, "validation")
                 result = evaluate(encoder, validation, rules, encode=encode).metrics
                 log.write({f"validation/{k}": v for k, v in result.items() if isinstance(v, float)}, progress.step)
@@ -240,11 +242,11 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
                 if better and export(output / "model", accelerator, model, processor, record):
                     progress.best_recall, progress.best_epoch = result["recall@1"], epoch
         if epoch % settings.save_every == 0 or epoch == plan.epochs:
-            checkpoint.save(output, accelerator, model, optimizer, progress, as_dict(settings), tables, ids, averaged)
+            checkpoint.save(output, accelerator, model, optimizer, progress, as_dict(settings), tables, ids, ema_values)
 
     accelerator.end_training()
     if not (output / "model" / TRAINING_RECORD).is_file():
-        raise GenGeoError(f"{output / 'model'} could not be written; free some space and give the same command again")
+        raise GenGeoError(f"{output / 'model'} could not be written; free some space and run the same command again")
     record = json.loads((output / "model" / TRAINING_RECORD).read_text(encoding="utf-8"))
     accelerator.print(
         f"weights of epoch {progress.best_epoch}, the best of {plan.epochs}, are in {output / 'model'}; "
@@ -254,24 +256,25 @@ def train(settings: Settings, accelerator: Accelerator) -> dict[str, Any]:
 
 
 def check_processes(settings: Settings, accelerator: Accelerator) -> None:
-    """Refuse processes that cannot share the batches.
+    """Refuse configurations of processes that are not supported.
 
     Raises:
-        GenGeoError: Their parts of a batch would not be equal, or Accelerate is configured to shard the model.
+        GenGeoError: The batch size is not a multiple of the number of processes, or Accelerate is configured to shard
+            the model.
     """
     batch, processes = settings.sampling.batch_size, accelerator.num_processes
     if batch % processes:
         raise GenGeoError(
-            f"sampling.batch_size={batch} cannot be shared out to {processes} processes: InfoNCE needs equal parts"
+            f"sampling.batch_size={batch} cannot be divided among {processes} processes: InfoNCE needs equal parts"
         )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise GenGeoError(
-            f"Accelerate is configured for {accelerator.distributed_type.value}: models are trained whole on each "
-            "device; use training/launch/gpus.yaml, with gradient checkpointing for a large model"
+            f"Accelerate is configured for {accelerator.distributed_type.value}, but each device needs the whole "
+            "model; use training/launch/gpus.yaml, with gradient checkpointing for a large model"
         )
 
 
 def start() -> None:
-    """Parse the command line and train; an error that the user can correct is one line."""
-    with exit_on_error("stopped; the same command goes on from the last checkpoint"):
+    """Parse the command line and train; errors that the user can correct are one line."""
+    with exit_on_error("stopped; the same command continues from the last checkpoint"):
         main(parse())

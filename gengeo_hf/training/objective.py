@@ -1,7 +1,7 @@
-"""What a training step encodes and minimises: the loss of the pairs, and terms beside it.
+"""The objective of a training: the loss of the pairs, and additional terms.
 
-Both are named parts that a module of your own can add to (docs/extend.md): a pair loss is a function, a term a module
-that may have parameters of its own, which are trained and never saved with the model.
+Plugins can register both (docs/extend.md): a pair loss is a function; a term is a module, whose parameters are trained
+and not saved with the model.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,11 +16,11 @@ from gengeo_hf.learning import gather_rows, symmetric_info_nce
 from gengeo_hf.learning.loss import clamp_scale
 from gengeo_hf.learning.triplet import soft_margin_triplet
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
-from gengeo_hf.training.kept import run_view
 from gengeo_hf.training.settings import Settings
+from gengeo_hf.training.token_cache import run_view
 
 PairLoss = Callable[..., Tensor]
-Outputs = dict[str, Any]  # "ground", "aerial" and what terms add: outputs of the model
+Outputs = dict[str, Any]  # outputs of the model for "ground", "aerial" and the views that terms add
 
 
 def _info_nce(ground: Tensor, aerial: Tensor, logit_scale: Tensor, **options: Any) -> Tensor:
@@ -31,7 +31,7 @@ def _soft_triplet(ground: Tensor, aerial: Tensor, logit_scale: Tensor, **options
     return soft_margin_triplet(ground, aerial, **options)
 
 
-# Functions of (ground, aerial, logit_scale, positives=, ignored=, **options): the loss of a batch of pairs.
+# Functions (ground, aerial, logit_scale, positives=, ignored=, **options) that return the loss of a batch of pairs.
 PAIR_LOSSES: Registry[PairLoss] = Registry("pair loss", {"info_nce": _info_nce, "soft_triplet": _soft_triplet})
 TERMS: Registry[type["Term"]] = Registry(
     "term of the loss",
@@ -44,15 +44,15 @@ TERMS: Registry[type["Term"]] = Registry(
 
 
 class Term(nn.Module):
-    """A part of the loss beside that of the pairs. Subclasses are registered in `TERMS`.
+    """Base class of terms that are added to the loss of the pairs. Subclasses are registered in `TERMS`.
 
     Args:
-        model: What is trained, to read its sizes; a term must not keep it.
-        settings: Of the run.
+        model: Model that is trained, to read its sizes; a term must not keep a reference to it.
+        settings: Settings of the run.
         weight: Factor of the term.
 
     Attributes:
-        needs: Keys that a batch must have for it, such as "auxiliary" or "position".
+        needs: Keys that a batch must have for the term, such as "auxiliary" or "position".
     """
 
     needs: tuple[str, ...] = ()
@@ -64,28 +64,28 @@ class Term(nn.Module):
     def encode(
         self, encode: Callable[[Tensor, str], Any], model: GenGeoModel, part: Mapping[str, Tensor], outputs: Outputs
     ) -> dict[str, Tensor]:
-        """What the loss needs of a micro-batch.
+        """Compute the inputs of `loss` for a micro-batch.
 
         Args:
-            encode: Pixels of a batch (B, 3, H, W) and a view to the model's output.
-            model: What is trained, unwrapped.
-            part: The micro-batch.
-            outputs: The model's outputs for "ground" and "aerial", and what earlier terms have added.
+            encode: Function of pixels (B, 3, H, W) and a view that returns the output of the model.
+            model: Unwrapped model.
+            part: Micro-batch.
+            outputs: Outputs of the model for "ground" and "aerial", and outputs that previous terms added.
 
         Returns:
-            Tensors with one row for each pair.
+            Tensors with one row per pair, by name.
         """
         raise NotImplementedError
 
     def loss(self, columns: Mapping[str, Tensor], pair_loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """The term of the whole batch, without its weight.
+        """Compute the term for the whole batch, without its weight.
 
         Args:
-            columns: "ground" and "aerial", unit descriptors of all processes, and what `encode` gave on this one.
-            pair_loss: Loss of (ground, aerial, logit_scale), with the run's options and masks.
+            columns: Unit descriptors "ground" and "aerial" of all processes, and the results of `encode` of this one.
+            pair_loss: Function (ground, aerial, logit_scale) with the options and masks of the run.
 
         Returns:
-            0-d tensor.
+            The term, 0-d.
         """
         raise NotImplementedError
 
@@ -94,11 +94,11 @@ class Objective(nn.Module):
     """The pair loss and the terms of a run.
 
     Args:
-        model: What is trained.
-        settings: Of the run.
+        model: Model that is trained.
+        settings: Settings of the run.
 
     Raises:
-        GenGeoError: An unknown loss, term or option.
+        GenGeoError: A loss, term or option is unknown.
     """
 
     def __init__(self, model: GenGeoModel, settings: Settings) -> None:
@@ -128,7 +128,7 @@ class Objective(nn.Module):
 
     @property
     def needs(self) -> set[str]:
-        """Keys that batches must have beside both views."""
+        """Keys that batches must have in addition to both views."""
         terms: list[Any] = list(self.terms.values())
         return {key for term in terms for key in term.needs}
 
@@ -139,7 +139,14 @@ class Objective(nn.Module):
     def encode(
         self, wrapped: nn.Module, model: GenGeoModel, processor: GenGeoImageProcessor, part: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Descriptors of a micro-batch and what the terms need of it; each tensor has one row for each pair."""
+        """Compute the descriptors of a micro-batch and the inputs of the terms; each tensor has one row per pair.
+
+        Args:
+            wrapped: Model, wrapped for several processes.
+            model: The same model, unwrapped.
+            processor: Preprocessing with the normalisation.
+            part: Micro-batch.
+        """
 
         def encode(pixels: Tensor, view: str) -> Any:
             return run_view(wrapped, model, processor, pixels, view)
@@ -152,7 +159,13 @@ class Objective(nn.Module):
         return columns
 
     def loss(self, columns: Mapping[str, Tensor], logit_scale: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
-        """The loss of the whole batch of this process; descriptors are gathered from all."""
+        """Compute the loss of the global batch; descriptors are gathered from all processes.
+
+        Args:
+            columns: Tensors of `encode` for all micro-batches of this process.
+            logit_scale: Logarithm of the inverse temperature, 0-d.
+            masks: Masks `positives` or `ignored` of the global batch, bool (batch, batch).
+        """
         together = {view: gather_rows(columns[view]) for view in ("ground", "aerial")}
         total = self._pairs(together["ground"], together["aerial"], logit_scale, masks)
         term: Any
@@ -163,19 +176,23 @@ class Objective(nn.Module):
         return total
 
     def clamp(self) -> None:
-        """Bring temperatures back to their bound after a step."""
+        """Clamp the temperatures of the terms after a step."""
         for name, parameter in self.named_parameters():
             if name.endswith("scale"):
                 clamp_scale(parameter)
 
 
 def build_objective(model: GenGeoModel, settings: Settings) -> Objective:
-    """The objective of a run; parameters of its terms become a part of the model, under `objective.`.
+    """Build the objective of a run; the parameters of its terms are added to the model as `objective`.
 
-    They are trained, stored in checkpoints of the run, and left out of the saved model; see `model_weights`.
+    They are trained, stored in checkpoints of the run, and not saved with the model; see `model_weights`.
+
+    Args:
+        model: Model that is trained, changed in place.
+        settings: Settings of the run.
 
     Raises:
-        GenGeoError: An unknown loss, term or option.
+        GenGeoError: A loss, term or option is unknown.
     """
     objective = Objective(model, settings)
     objective.to(model.device)
@@ -185,5 +202,5 @@ def build_objective(model: GenGeoModel, settings: Settings) -> Objective:
 
 
 def model_weights(model: GenGeoModel) -> dict[str, Tensor]:
-    """The state dict of a model without what belongs to the objective."""
+    """Return the state dict of a model without the parameters of the objective."""
     return {name: value for name, value in model.state_dict().items() if not name.startswith("objective.")}

@@ -1,4 +1,4 @@
-"""What a run prints and writes beside its checkpoints: its first lines, `log.jsonl`, and `model/` in Hub format."""
+"""Output of a run besides checkpoints: summary at the start, `log.jsonl`, and `model/` in Hub format."""
 
 import contextlib
 import json
@@ -33,7 +33,18 @@ def export(
     processor: GenGeoImageProcessor,
     record: dict[str, Any],
 ) -> bool:
-    """Write the model in Hub format with its training record; False where the disk is full."""
+    """Write the model in Hub format with its training record.
+
+    Args:
+        folder: Directory to write.
+        accelerator: Accelerator with the processes; the main process writes.
+        model: Unwrapped model.
+        processor: Preprocessing of the model.
+        record: Training record, see `training_record`.
+
+    Returns:
+        Whether the model was written; False, with a message, for example if the disk is full.
+    """
     written = True
     if accelerator.is_main_process:
         try:
@@ -45,28 +56,28 @@ def export(
             written = False
             accelerator.print(f"{folder} could not be written ({error}); free some space on its disk")
     every = accelerator.gather(torch.tensor([float(written)], device=accelerator.device))
-    return bool(every.all())  # all processes must agree on whether there is a better model
+    return bool(every.all())  # all processes must continue with the same result
 
 
-def describe_run(
+def run_summary(
     settings: Settings, train: CrossViewDataset, model: GenGeoModel, accelerator: Accelerator, steps: int, epoch: int
 ) -> str:
-    """Lines for the start of a run.
+    """Return a summary that is printed at the start of a run.
 
     Args:
-        settings: of the run.
-        train: the training pairs.
-        model: unwrapped.
-        accelerator: for the processes.
-        steps: of an epoch.
-        epoch: the last one that is finished, 0 for none.
+        settings: Settings of the run.
+        train: Training pairs.
+        model: Unwrapped model.
+        accelerator: Accelerator with the processes.
+        steps: Number of steps of an epoch.
+        epoch: Last finished epoch; 0 for a new run.
     """
     plan, factor = settings.optimisation, rate_factor(settings)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     lines = [
         f"{train.name}: {len(train.queries):,} pairs, {len(train.gallery):,} tiles; {trained:,} of "
         f"{sum(p.numel() for p in model.parameters()):,} parameters are trained; {plan.epochs} epochs of {steps} steps "
-        f"on {accelerator.num_processes} x {accelerator.device}" + (f"; going on after epoch {epoch}" if epoch else "")
+        f"on {accelerator.num_processes} x {accelerator.device}" + (f"; resuming after epoch {epoch}" if epoch else "")
     ]
     if factor != 1:
         lines.append(
@@ -80,7 +91,15 @@ def describe_run(
 def training_record(
     settings: Settings, train: CrossViewDataset, validated_on: str, result: dict[str, Any], epoch: int
 ) -> dict[str, Any]:
-    """What a model was trained on and what it reached, for the directory and the model card."""
+    """Return the training data, settings and results of a model, for its directory and the model card.
+
+    Args:
+        settings: Settings of the run.
+        train: Training pairs.
+        validated_on: Name of the validation split.
+        result: Metrics on the validation split.
+        epoch: Epoch of the weights, one-based.
+    """
     data = settings.data
     return {
         "trained_on": train.name,
@@ -90,18 +109,18 @@ def training_record(
         "results": {k: v for k, v in result.items() if isinstance(v, int | float | str)},
         "settings": as_dict(settings),
         "data_sources": [one.as_dict() for one in sources_of(data.name, data.root, data.train)],
-        "training_pairs": pair_hashes(train),  # an evaluation on one of these pairs is refused
+        "training_pairs": pair_hashes(train),  # evaluation refuses data sets with these pairs
     }
 
 
 @contextlib.contextmanager
 def run_lock(output: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Hold a run's directory: two runs would remove each other's checkpoints.
+    """Hold the lock of the directory of a run: two runs would remove each other's checkpoints.
 
     A directory that was made for the lock and is still empty at the end is removed.
 
     Raises:
-        GenGeoError: Another run holds it.
+        GenGeoError: Another run holds the lock.
     """
     if not accelerator.is_main_process:
         yield
@@ -119,43 +138,51 @@ def run_lock(output: Path, accelerator: Accelerator) -> Iterator[None]:
 
 
 class PlateauWatch:
-    """Notices a run whose loss stays at ln(batch): all descriptors are alike, and nothing is learned.
+    """Detects a run whose loss stays at ln(batch_size): all descriptors are equal and the model does not learn.
 
     Args:
-        batch_size: Pairs of a batch.
+        batch_size: Number of pairs of a batch.
     """
 
     def __init__(self, batch_size: int) -> None:
         self.level, self.epochs = math.log(batch_size), 0
 
     def after_epoch(self, losses: Sequence[float]) -> str | None:
-        """A line for people after the second such epoch in a row; None otherwise.
+        """Return a message after the second consecutive epoch on the plateau; None otherwise.
 
         Args:
-            losses: Of some steps of the epoch.
+            losses: Losses of some steps of the epoch.
         """
         stuck = bool(losses) and min(losses) > 0.99 * self.level
         self.epochs = self.epochs + 1 if stuck else 0
         if self.epochs != 2:
             return None
         return (
-            f"the loss has stayed at ln(batch) = {self.level:.2f} for two epochs: all descriptors are alike. A longer "
-            "warm-up, a lower learning rate or another seed helps; see head/effective_rank in log.jsonl"
+            f"the loss has stayed at ln(batch) = {self.level:.2f} for two epochs: all descriptors are nearly equal. A "
+            "longer warm-up, a lower learning rate or another seed helps; see head/effective_rank in log.jsonl"
         )
 
 
 def _belongs(line: str, progress: Progress) -> bool:
-    """Whether a line of the log is whole and not of later work: a kill or a full disk may have cut it anywhere."""
+    """Whether a line of the log is valid JSON and not after `progress`; a kill or a full disk can truncate a line."""
     try:
         values = json.loads(line)
-        started = progress.epoch + (progress.batch > 0)  # the epoch that a run stands in has its line already
+        started = progress.epoch + (progress.batch > 0)  # an unfinished epoch already has its line
         return bool(values["step"] <= progress.step and values.get("epoch", 0) <= started)
     except (ValueError, KeyError, TypeError):
         return False
 
 
 class Log:
-    """`log.jsonl`, one JSON object a line, without what a resumed run does again; and the tracker if there is one."""
+    """Writes `log.jsonl`, one JSON object per line, and to the tracker if there is one.
+
+    Lines after `progress`, which a resumed run writes again, are removed.
+
+    Args:
+        path: Path of `log.jsonl`.
+        accelerator: Accelerator with the processes and the tracker.
+        progress: Progress of the run.
+    """
 
     def __init__(self, path: Path, accelerator: Accelerator, progress: Progress) -> None:
         self.path, self.accelerator = path, accelerator
@@ -167,7 +194,12 @@ class Log:
         self.step = progress.step
 
     def write(self, values: dict[str, float], step: int | None = None) -> None:
-        """Append one line; `step` defaults to the last one."""
+        """Append one line.
+
+        Args:
+            values: Values by name.
+            step: Optimizer step; None for that of the previous line.
+        """
         self.step = self.step if step is None else step
         self.accelerator.log(values, step=self.step)
         if self.accelerator.is_main_process:
@@ -175,5 +207,5 @@ class Log:
             try:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(line + "\n")
-            except OSError as error:  # a full disk must not end a run of days
+            except OSError as error:  # a full disk must not end a long run
                 self.accelerator.print(f"{self.path} could not be written ({error})")

@@ -1,4 +1,4 @@
-"""The schedule of the learning rate: warm-up, cosine decay, and the rule for other batch sizes."""
+"""Schedule of the learning rate: warm-up, cosine decay, and the scaling rule for other batch sizes."""
 
 import math
 
@@ -6,21 +6,27 @@ from gengeo_hf.training.settings import Settings
 
 
 def learning_rate(step: float, total: int, settings: Settings) -> float:
-    """Linear warm-up, then half a cosine down to the final rate (GenGeo, section 4.1.3: cosine annealing)."""
+    """Return the learning rate: linear warm-up, then cosine annealing to the final rate (GenGeo, section 4.1.3).
+
+    Args:
+        step: Step, which can be fractional: an epoch with fewer batches than possible has larger step sizes.
+        total: Number of steps of the run.
+        settings: Settings of the run.
+    """
     plan = settings.optimisation
     highest = plan.learning_rate * rate_factor(settings)
     warmup = max(1, round(plan.warmup * total))
-    if step < warmup:  # a step may lie between two whole ones, where an epoch has fewer batches than it could
+    if step < warmup:
         return highest * min(1.0, (step + 1) / warmup)
     share = min(1.0, (step - warmup) / max(1, total - warmup))
     return plan.final_learning_rate + (highest - plan.final_learning_rate) * (1 + math.cos(math.pi * share)) / 2
 
 
 def rate_factor(settings: Settings) -> float:
-    """How much the learning rate changes because the batch is not the one that it was chosen for.
+    """Return the factor of the learning rate for a batch size other than `learning_rate_batch`.
 
-    Adam's step does not grow with the gradient, so its noise falls with the square root of the batch: the square root
-    rule (Malladi et al. 2022); the linear rule is for plain SGD.
+    The step of Adam does not depend on the scale of the gradient, so that its noise decreases with the square root of
+    the batch size: the square root rule (Malladi et al. 2022). The linear rule is for plain SGD.
     """
     plan, batch = settings.optimisation, settings.sampling.batch_size
     if plan.learning_rate_batch is None:

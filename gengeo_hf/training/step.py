@@ -1,4 +1,4 @@
-"""One optimizer step: its seed, its loss, its gradient."""
+"""Seed, loss, gradient and optimizer of a training step."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.learning import FrozenPrefix, Pairs, cached_backward
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from gengeo_hf.model.backbones import frozen_stages
-from gengeo_hf.training.batches import covering
+from gengeo_hf.training.batches import coverage_mask
 from gengeo_hf.training.objective import Objective
 from gengeo_hf.training.settings import Settings
 
@@ -26,7 +26,21 @@ def backward_pass(
     pairs: Pairs,
     objective: Objective,
 ) -> torch.Tensor:
-    """The gradient of the global batch's loss, in parts where `sampling.micro_batch` asks for it; gives the loss."""
+    """Accumulate the gradient of the loss of the global batch, in parts if `sampling.micro_batch` is set.
+
+    Args:
+        batch: Batch of this process.
+        accelerator: Accelerator with processes and precision.
+        wrapped: Model, wrapped for several processes.
+        model: The same model, unwrapped.
+        processor: Preprocessing with the normalisation.
+        settings: Settings of the run.
+        pairs: Training pairs, for the masks of semi-positives.
+        objective: Objective of the run.
+
+    Returns:
+        The loss, detached, 0-d.
+    """
     masks = semi_positive_masks(batch, accelerator, settings, pairs)
 
     names: list[str] = []
@@ -53,27 +67,27 @@ def backward_pass(
         no_sync=lambda: accelerator.no_sync(wrapped),
         loss_parameters=[model.logit_scale, *objective.parameters()],
         device=accelerator.device,
-        prefix=FrozenPrefix(kept_stages(model, settings) if batch["ground"].ndim == 4 else []),
+        prefix=FrozenPrefix(cached_stages(model, settings) if batch["ground"].ndim == 4 else []),
     )
 
 
 def seed_step(seed: int, step: int, process: int) -> None:
-    """Seed PyTorch's generators for one step (dropout): a resumed run needs no stored state of them.
+    """Seed the generators of PyTorch for one step (dropout), so that checkpoints need not store their state.
 
     Args:
-        seed: Of the run.
-        step: Zero-based index of the step.
-        process: Index of this process; processes drop out different values.
+        seed: Seed of the run.
+        step: Zero-based step.
+        process: Index of this process, so that dropout differs between processes.
     """
-    words = np.random.SeedSequence([seed, step, process]).generate_state(2)
-    torch.manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+    state = np.random.SeedSequence([seed, step, process]).generate_state(2)
+    torch.manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 
-def finite(loss: torch.Tensor, step: int, settings: Settings) -> float:
-    """The loss as a number.
+def check_finite(loss: torch.Tensor, step: int, settings: Settings) -> float:
+    """Return the loss as a float.
 
     Raises:
-        GenGeoError: it is infinite or NaN, as all later ones would be.
+        GenGeoError: The loss is infinite or NaN, as all later ones would be.
     """
     value = loss.item()
     if not math.isfinite(value):
@@ -84,8 +98,8 @@ def finite(loss: torch.Tensor, step: int, settings: Settings) -> float:
     return value
 
 
-def kept_stages(model: GenGeoModel, settings: Settings) -> list[torch.nn.Module]:
-    """The modules whose outputs GradCache keeps between its two descriptions of a part."""
+def cached_stages(model: GenGeoModel, settings: Settings) -> list[torch.nn.Module]:
+    """Return the modules whose outputs GradCache keeps between the two passes over a micro-batch."""
     wanted = settings.sampling.keep_frozen and settings.optimisation.compile is None
     return frozen_stages(model.backbone) if wanted and model.config.share_backbone else []
 
@@ -93,31 +107,33 @@ def kept_stages(model: GenGeoModel, settings: Settings) -> list[torch.nn.Module]
 def semi_positive_masks(
     batch: dict[str, torch.Tensor], accelerator: Accelerator, settings: Settings, pairs: Pairs
 ) -> dict[str, torch.Tensor]:
-    """What the loss is told about tiles of the global batch that cover another member's place.
+    """Return the masks for tiles of the global batch that cover the position of another photo.
 
-    With `sampling.semi_positives=banned` there are none, but for a pair that the loader put in the place of a broken
-    one; that one leaves the softmax.
+    With `sampling.semi_positives=banned` there are such tiles only if the loader replaced a broken pair; they are
+    ignored in the softmax.
+
+    Returns:
+        Mask `positives` or `ignored`, bool (batch, batch), or an empty dict.
     """
     if settings.sampling.semi_positives == "negative" or settings.sampling.protocol == "sample4geo":
         return {}
     rows = accelerator.gather(batch["query_row"].to(accelerator.device)).cpu().numpy()
-    mask = covering(pairs, rows)
-    if mask.sum() == len(rows):  # the diagonal alone: the common case
+    mask = coverage_mask(pairs, rows)
+    if mask.sum() == len(rows):  # only the diagonal, which is the common case
         return {}
     name = "positives" if settings.sampling.semi_positives == "positive" else "ignored"
     return {name: torch.from_numpy(np.ascontiguousarray(mask)).to(accelerator.device)}
 
 
 def build_optimizer(model: torch.nn.Module, settings: Settings) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW, and what perturbs the weights for sharpness-aware minimisation (Foret et al. 2021; Kwon et al. 2021).
+    """Build AdamW, with sharpness-aware minimisation if configured (Foret et al. 2021; Kwon et al. 2021).
 
     Returns:
-        The optimizer, and a `pytorch_optimizer.SAM` around it or None. Its `first_step` moves the weights to their
-        worst neighbours, w + e with e = rho (w w g) / ||abs(w) g|| where adaptive; `second_step` brings them back and
-        steps by the gradient found there.
+        The optimizer, and a `pytorch_optimizer.SAM` around it or None. `SAM.first_step` moves the weights w to w + e
+        with e = rho (w w g) / ||abs(w) g|| if adaptive; `SAM.second_step` restores w and applies the gradient at w + e.
 
     Raises:
-        GenGeoError: The library is missing.
+        GenGeoError: The package pytorch-optimizer is not installed.
     """
     plan = settings.optimisation
     groups = parameter_groups(model, plan.weight_decay)
@@ -133,7 +149,7 @@ def build_optimizer(model: torch.nn.Module, settings: Settings) -> tuple[torch.o
 
 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay for matrices; none for biases, norms, the dustbin and the temperature, which it would shrink."""
+    """Return parameter groups: weight decay for matrices, none for biases, norms, the dustbin and the temperature."""
     trained = [p for p in model.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},

@@ -1,6 +1,6 @@
-"""Terms of the loss beside that of the pairs: a view that training alone sees, the place in the tile, random layouts.
+"""Additional terms of the loss: an auxiliary view, the position of the photo in its tile, random layouts.
 
-Each is of use with any pair loss and any model that has what it reads; recipes of published methods combine them.
+Each term works with any pair loss and any model with the required outputs; published methods combine them.
 """
 
 import math
@@ -21,15 +21,15 @@ from gengeo_hf.training.settings import Settings
 
 
 class AuxiliaryView(Term):
-    """A third view, such as the panorama's bird's-eye view, that only training sees (AuxGeo, arXiv 2412.11529).
+    """An auxiliary view in training, such as the bird's-eye view of a panorama (AuxGeo, arXiv 2412.11529).
 
-    The loss of (ground, third view) plus that of (third view, aerial), each with a learned temperature of its own.
+    The term is the loss of (ground, auxiliary) plus that of (auxiliary, aerial), each with a learned temperature.
 
     Args:
         model: See `Term`.
-        settings: `data.auxiliary_view` says what the view is.
-        weight: Factor of both; AuxGeo takes 0.1.
-        view: Whose backbone and head encode it, where each view has its own.
+        settings: Settings of the run, with `data.auxiliary_view`.
+        weight: Factor of both losses; AuxGeo uses 0.1.
+        view: View whose backbone and head encode the auxiliary view, for models with separate ones.
 
     Raises:
         GenGeoError: `data.auxiliary_view` is not set.
@@ -48,32 +48,32 @@ class AuxiliaryView(Term):
     def encode(
         self, encode: Callable[[Tensor, str], Any], model: GenGeoModel, part: Mapping[str, Tensor], outputs: Outputs
     ) -> dict[str, Tensor]:
-        """Descriptors of the third view."""
+        """Encode the auxiliary view."""
         outputs["auxiliary"] = encode(part["auxiliary"], self.view)
         return {"descriptor": outputs["auxiliary"].pooler_output}
 
     def loss(self, columns: Mapping[str, Tensor], pair_loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """Loss of (ground, third view) plus loss of (third view, aerial)."""
-        third = gather_rows(columns["descriptor"])
-        return pair_loss(columns["ground"], third, self.ground_scale) + pair_loss(
-            third, columns["aerial"], self.aerial_scale
+        """Compute the loss of (ground, auxiliary) plus that of (auxiliary, aerial)."""
+        auxiliary = gather_rows(columns["descriptor"])
+        return pair_loss(columns["ground"], auxiliary, self.ground_scale) + pair_loss(
+            auxiliary, columns["aerial"], self.aerial_scale
         )
 
 
 class Position(Term):
-    """Where in its tile the photo was taken, by the similarity of its descriptor with the tile's tokens (AuxGeo).
+    """The position of the photo in its tile, from the similarity of its descriptor to the tokens of the tile (AuxGeo).
 
-    The ground view and, where there is one, the auxiliary view are the queries. Where descriptors have a projection or
-    an aggregator of their own, a linear layer brings the tokens into their space (ours; published for pooled maps).
+    The queries are the ground view and the auxiliary view, if there is one. AuxGeo has pooled descriptors; for models
+    with an aggregator or a projection, a linear layer maps the tokens to the space of the descriptors (our extension).
 
     Args:
         model: See `Term`.
         settings: See `Term`.
-        weight: Factor; AuxGeo takes 0.05.
-        grids: Cells a side to which the tokens are averaged; AuxGeo takes 12, 6 and 3 at 384 px.
-        temperature: Of the softmax over cells.
-        centred: Take every photo as taken in the middle of its tile, whatever the tables say. Published for CVUSA and
-            CVACT, where it can teach nothing but the middle.
+        weight: Factor of the term; AuxGeo uses 0.05.
+        grids: Cells per side of the grids to which the tokens are averaged; AuxGeo uses 12, 6 and 3 at 384 px.
+        temperature: Temperature of the softmax over cells.
+        centred: Whether to assume that every photo was taken at the centre of its tile, as published for CVUSA and
+            CVACT; the model can then only learn the centre.
 
     Raises:
         GenGeoError: A grid is finer than the tokens of an aerial image.
@@ -107,9 +107,9 @@ class Position(Term):
     def encode(
         self, encode: Callable[[Tensor, str], Any], model: GenGeoModel, part: Mapping[str, Tensor], outputs: Outputs
     ) -> dict[str, Tensor]:
-        """Error in cells of each pair, (B, 1)."""
+        """Compute the error of each pair in cells, (B, 1)."""
         aerial, backbone = outputs["aerial"].last_hidden_state, model.backbone_of("aerial")
-        if aerial.ndim == 4:  # a convolutional map, before its norm as published
+        if aerial.ndim == 4:  # a convolutional map before its norm, as published
             cells = aerial
         else:
             cells = read_tokens(backbone, outputs["aerial"])[0].transpose(1, 2).unflatten(2, self.shape)
@@ -120,17 +120,17 @@ class Position(Term):
         return {"error": torch.stack(errors, dim=1).sum(dim=1, keepdim=True)}
 
     def loss(self, columns: Mapping[str, Tensor], pair_loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """Mean error over the batch."""
+        """Compute the mean error of the batch."""
         return columns["error"].mean()
 
 
 class Counterfactual(Term):
-    """Descriptors must differ from those of a random layout (GeoDTR); needs an aggregator with a layout.
+    """The counterfactual loss of GeoDTR: descriptors must differ from those with a random layout.
 
     Args:
         model: See `Term`.
         settings: See `Term`.
-        weight: Factor.
+        weight: Factor of the term.
         sharpness: See `counterfactual_loss`.
 
     Raises:
@@ -150,7 +150,7 @@ class Counterfactual(Term):
     def encode(
         self, encode: Callable[[Tensor, str], Any], model: GenGeoModel, part: Mapping[str, Tensor], outputs: Outputs
     ) -> dict[str, Tensor]:
-        """Loss of each pair's two images, (B, 2)."""
+        """Compute the loss of both images of each pair, (B, 2)."""
         losses = []
         for view in ("ground", "aerial"):
             head: Any = model.heads["shared" if model.config.share_aggregator else view]
@@ -160,5 +160,5 @@ class Counterfactual(Term):
         return {"losses": torch.stack(losses, dim=1)}
 
     def loss(self, columns: Mapping[str, Tensor], pair_loss: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        """Mean over both views."""
+        """Compute the mean over both views."""
         return columns["losses"].mean()

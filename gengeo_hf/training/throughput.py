@@ -1,4 +1,4 @@
-"""How fast a run is: pairs per second, and the share of the device's peak that the model uses (MFU)."""
+"""Throughput of a run: pairs per second, and model FLOPs utilisation (MFU), the fraction of the hardware peak."""
 
 import re
 import time
@@ -13,8 +13,8 @@ from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 
 Batch = TypeVar("Batch")
 
-PROBE = 2  # pairs
-# Dense bfloat16 (2080 Ti, V100: float16) operations per second, from the makers' data sheets.
+PROBE = 2  # pairs with which operations are counted
+# Dense bfloat16 (2080 Ti, V100: float16) operations per second, from the data sheets.
 PEAKS = {
     "H200": 989e12,
     "H100 PCIe": 756e12,
@@ -31,15 +31,18 @@ PEAKS = {
 
 
 def training_flops(model: GenGeoModel, processor: GenGeoImageProcessor, accelerator: Accelerator) -> float:
-    """Operations of a forward and a backward pass for one pair, as PyTorch counts them.
+    """Count the operations of a forward and a backward pass for one pair with PyTorch.
 
-    Gradients, mode and random states are as before afterwards. What GradCache computes twice is not counted twice: MFU
-    is about the operations that the model needs. On a CPU, those inside of attention are not counted.
+    Mode and random states of the model are restored. The second pass of GradCache is not counted, since MFU is defined
+    by the operations that the model needs. On a CPU, the operations inside attention are not counted.
 
     Args:
-        model: In any mode, on its device.
-        processor: For the sizes of both views.
-        accelerator: For device and precision.
+        model: Model on its device, in any mode.
+        processor: Preprocessing with the sizes of both views.
+        accelerator: Accelerator with device and precision.
+
+    Returns:
+        Number of floating point operations.
     """
     device, training = accelerator.device, model.training
     model.train()
@@ -61,19 +64,19 @@ def _finish(device: torch.device) -> None:
 
 
 def card_of(device_name: str) -> str | None:
-    """The card of `PEAKS` that a device is: an L40 is not an L4."""
+    """Return the key of `PEAKS` of a device name, matched as a whole word (an L40 is not an L4); None if unknown."""
     return next((card for card in PEAKS if re.search(rf"\b{card}\b", device_name)), None)
 
 
 def peak_flops(device: torch.device) -> tuple[float, str]:
-    """Operations per second that the device can do at most, and where that number is from."""
+    """Return the peak operations per second of a device, and the source of the number."""
     if device.type == "cuda":
         card = card_of(torch.cuda.get_device_name(device))
         if card is not None:
             return PEAKS[card], f"{card} bf16, data sheet"
     on_cpu = device.type == "cpu"
     side, dtype = (1024, torch.float32) if on_cpu else (4096, torch.bfloat16)
-    # On a CPU by processor time: neighbours on the machine would make a peak that the loop then exceeds.
+    # Processor time on a CPU: with wall time, other load on the machine would lower the measured peak.
     clock, lanes = (time.process_time, torch.get_num_threads()) if on_cpu else (time.perf_counter, 1)
     square = torch.ones(side, side, device=device, dtype=dtype)
     best = float("inf")
@@ -87,11 +90,11 @@ def peak_flops(device: torch.device) -> tuple[float, str]:
 
 
 class Meter:
-    """How fast the loop runs, and which share of the device's peak that is.
+    """Measures the throughput of the loop and its MFU.
 
     Args:
         flops: Operations of a training step for one pair.
-        accelerator: For the device and the number of processes.
+        accelerator: Accelerator with the device and the number of processes.
     """
 
     def __init__(self, flops: float, accelerator: Accelerator) -> None:
@@ -102,25 +105,23 @@ class Meter:
         self.start()
 
     def start(self) -> None:
-        """Begin to count, after a pause that does not belong to training."""
+        """Start to measure, for example after an evaluation."""
         _finish(self.device)
         self.started, self.pairs, self.waited = time.perf_counter(), 0, 0.0
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches; counts how long the loop waits for each, which shows images that come too late."""
+        """Yield batches, and measure the time for which the loop waits for them."""
         iterator = iter(batches)
         while True:
-            asked = time.perf_counter()
+            start = time.perf_counter()
             batch = next(iterator, None)
-            self.waited += time.perf_counter() - asked
+            self.waited += time.perf_counter() - start
             if batch is None:
                 return
             yield batch
 
     def read(self) -> dict[str, float]:
-        """Since the last reading: pairs of the global batch per second, MFU, and the share of the time that the loop
-        waited for images.
-        """
+        """Return pairs of the global batch per second, MFU and the fraction of waiting time since the last reading."""
         _finish(self.device)
         passed = time.perf_counter() - self.started
         rate = self.pairs / passed
@@ -133,7 +134,7 @@ class Meter:
         return self.last
 
     def summary(self) -> str:
-        """The last reading, for people."""
+        """Format the last reading."""
         last = self.last or self.read()
         late = f", {last['share_waiting']:.0%} of the time waiting for images" if last["share_waiting"] > 0.1 else ""
         return f"{last['pairs_per_second']:.1f} pairs/s, {last['mfu']:.0%} MFU (peak: {self.peak_name}){late}"

@@ -1,6 +1,6 @@
-"""The synthetic world: invented places, drawn from the street and from above, as a `CrossViewDataset`.
+"""The synthetic world: procedurally generated regions, rendered from the street and from above as a `CrossViewDataset`.
 
-It lets the whole path run and be tested without a download.
+Training, indexing and evaluation can run on it without a download.
 """
 
 from gengeo_hf.world.dataset import WORLD_VERSION, build_world

@@ -1,4 +1,4 @@
-"""The synthetic world as a data set: draw missing regions, cache them on disk, and return a `CrossViewDataset`."""
+"""The synthetic world as a data set: render missing regions, cache them on disk, return a `CrossViewDataset`."""
 
 import contextlib
 import multiprocessing
@@ -15,7 +15,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import digest_of
 from gengeo_hf.world.domains import DOMAINS, MARGIN_METRES, TILE_METRES, domain_named
 from gengeo_hf.world.geography import MAX_REGIONS, SPLITS
-from gengeo_hf.world.places import Region
+from gengeo_hf.world.regions import Region
 from gengeo_hf.world.shards import TABLES, VERTICAL_FOV, Job, check_shard, draw_shard
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gengeo_hf.common.schema import CrossViewDataset
 
-WORLD_VERSION = 3  # raise it whenever a picture changes: old caches must not be taken for new ones
+WORLD_VERSION = 3  # increase it whenever an image changes, so that cached regions of older versions are not used
 _MINIMUM_SIDE = 8  # pixels
 MOST_TILE_METRES = 2 * MARGIN_METRES  # larger tiles would show the edge of the world
 
@@ -42,33 +42,33 @@ def build_world(
     tile_shift_m: float = 0.0,
     tile_m: float = TILE_METRES,
 ) -> "CrossViewDataset":
-    """Build a synthetic world or read it from the cache.
+    """Render a synthetic world or read it from the cache.
 
-    A pure function of its arguments (not of `cache_dir`, `workers`, `progress`): equal arguments give equal bytes. The
-    first n places of a larger world are those of the smaller one. Regions are stored one by one, so that a
-    stopped build continues where it was.
+    A pure function of its arguments (except `cache_dir`, `workers`, `progress`): equal arguments give equal bytes. A
+    larger world starts with the pairs of a smaller one. Regions are stored one by one, so that an interrupted build
+    continues with the missing regions.
 
     Args:
-        domain: `urban` (like CVACT), `rural` (like CVUSA) or `offcenter` (like VIGOR).
-        split: `train`, `validation` or `test`; they lie in disjoint regions, hundreds of kilometres apart.
-        num_pairs: number of ground pictures. Urban and rural have as many tiles, off-centre more.
-        seed: another seed is another world.
-        ground_size, aerial_size: (height, width) in pixels. A panorama covers 360 by 70 degrees, a tile 65 m.
-        cache_dir: where worlds are kept; default `~/.cache/gengeo_hf/world`.
-        workers: processes that draw; None takes one for each core, 1 draws in this process. More than one import the
-            main script again: it must build the world under `if __name__ == "__main__":`.
-        progress: show a progress bar.
-        tile_shift_m: move the tiles of `urban` and `rural` by up to this many metres east and north, so that cameras
-            stand anywhere in the middle of their tile; for pose (`gengeo_hf.pose`). 0 keeps the camera in the centre.
-        tile_m: side of a tile on the ground in metres; tiles of another side have the same names and centres.
+        domain: Name of the domain: `urban` (like CVACT), `rural` (like CVUSA) or `offcenter` (like VIGOR).
+        split: Split: `train`, `validation` or `test`. Splits are hundreds of kilometres apart.
+        num_pairs: Number of ground images. `urban` and `rural` have as many tiles, `offcenter` has more.
+        seed: Seed of the world, 0 or more.
+        ground_size, aerial_size: Image sizes (height, width) in pixels. A panorama covers 360 by 70 degrees.
+        cache_dir: Directory of cached worlds; None is `~/.cache/gengeo_hf/world`.
+        workers: Number of rendering processes; None uses one for each core, 1 renders in this process. Worker
+            processes import the main script, which must call this under `if __name__ == "__main__":`.
+        progress: Whether to show a progress bar.
+        tile_shift_m: Maximum offset in metres, east and north, between tile and camera in `urban` and `rural`, for
+            training of pose (`gengeo_hf.pose`). 0 keeps the camera near the centre of its tile.
+        tile_m: Side of a tile on the ground in metres. It does not change the names and centres of tiles.
 
     Returns:
-        The dataset `world/<domain>/<split>`.
+        The data set `world/<domain>/<split>`.
 
     Raises:
-        GenGeoError: unknown domain or split, a size or number out of range, a damaged cache, a full disk, a worker
-            that ended before its work.
-        MissingExtraError: embreex is not installed and something must be drawn.
+        GenGeoError: The domain or split is unknown, a size or number is out of range, the cache is damaged, the disk is
+            full, or a worker process ended early.
+        MissingExtraError: A region must be rendered and embreex is not installed.
     """
     _check(domain, split, num_pairs, seed, ground_size, aerial_size, workers)
     if not 0 <= tile_shift_m <= TILE_METRES / 2 or (tile_shift_m and DOMAINS[domain].off_centre):
@@ -88,10 +88,10 @@ def build_world(
         raise GenGeoError(f"tile_m must lie in 20..{MOST_TILE_METRES:g} m, found {tile_m:g}")
     changed = {"tile_shift_m": tile_shift_m} if tile_shift_m else {}
     changed |= {"tile_m": tile_m} if tile_m != TILE_METRES else {}
-    parameters |= changed  # usual values are left out: worlds that were drawn without them stay valid
-    mark = digest_of(parameters)[:12]
+    parameters |= changed  # defaults are omitted, so that caches written before these options existed stay valid
+    digest = digest_of(parameters)[:12]
     base = Path(cache_dir) if cache_dir is not None else Path.home() / ".cache" / "gengeo_hf" / "world"
-    home = base / f"{domain}-{split}-seed{seed}-v{WORLD_VERSION}-{mark}"
+    home = base / f"{domain}-{split}-seed{seed}-v{WORLD_VERSION}-{digest}"
     name = f"world/{domain}/{split}" + "".join(f"[{key}={value:g}]" for key, value in changed.items())
     region = Region(domain, split, seed, 0, tile_shift_m, tile_m)
     jobs = _jobs(home, region, num_pairs, ground_size, aerial_size)
@@ -104,8 +104,8 @@ def build_world(
             raise GenGeoError(f"the world could not be stored in {home}: {error.strerror or error}") from error
         except BrokenProcessPool as error:
             raise GenGeoError(
-                f"a process that drew {name} has ended before its work; call build_world under "
-                "`if __name__ == '__main__':`, and if memory is short give workers=1"
+                f"a worker process that rendered {name} ended early; call build_world under "
+                "`if __name__ == '__main__':`, and if memory is short pass workers=1"
             ) from error
     return _load(name, jobs)
 
@@ -119,7 +119,7 @@ def _check(
     aerial_size: tuple[int, int],
     workers: int | None,
 ) -> None:
-    """Refuse arguments that make no world."""
+    """Refuse arguments out of range."""
     most = domain_named(domain).pairs_per_region * MAX_REGIONS
     if split not in SPLITS:
         raise GenGeoError(f"unknown split {split!r}; the world has {', '.join(SPLITS)}")
@@ -137,7 +137,7 @@ def _check(
 def _jobs(
     home: Path, first: Region, num_pairs: int, ground_size: tuple[int, int], aerial_size: tuple[int, int]
 ) -> list[Job]:
-    """The regions of a world from its first one; all are full but the last."""
+    """List the regions of a world, starting with `first`; all but the last have the full number of pairs."""
     full, jobs = DOMAINS[first.domain].pairs_per_region, []
     for number in range(-(-num_pairs // full)):
         count = min(full, num_pairs - number * full)
@@ -148,7 +148,7 @@ def _jobs(
 
 @contextlib.contextmanager
 def _bar(shown: bool, what: str, total: int) -> Iterator[Callable[[float], None]]:
-    """Show a bar, and yield a function that adds a number of drawn pairs, also a part of one."""
+    """Show a progress bar, and yield a function that adds a number of rendered pairs, which may be a fraction."""
     if not shown:
         yield lambda _: None
         return
@@ -158,26 +158,26 @@ def _bar(shown: bool, what: str, total: int) -> Iterator[Callable[[float], None]
     with Progress(*columns, TimeRemainingColumn()) as bar:
         task, drawn = bar.add_task(what, total=total), 0.0
 
-        def report(share: float) -> None:
+        def report(pairs: float) -> None:
             nonlocal drawn
-            drawn += share
+            drawn += pairs
             bar.update(task, completed=round(drawn))
 
         yield report
 
 
-_counter: Any = None  # set in worker processes: pairs drawn by all of them
+_counter: Any = None  # in worker processes: number of pairs rendered by all workers
 
 
 def _start_worker(counter: Any) -> None:
-    """Runs once in each worker: keep the counter, and end when the parent process has ended, also by a kill."""
+    """Initialise a worker process: set the counter, and end the worker when the parent process ends."""
     global _counter
     _counter = counter
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Wait for the end of the parent process, and end this one."""
+    """Wait for the end of the parent process, then end this process."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -185,15 +185,15 @@ def _end_with_parent() -> None:
 
 
 def _draw_in_worker(job: Job, schemas: "dict[str, pa.Schema]") -> None:
-    def report(share: float) -> None:
+    def report(pairs: float) -> None:
         with _counter.get_lock():
-            _counter.value += share
+            _counter.value += pairs
 
     draw_shard(job, schemas, report)
 
 
 def _draw(jobs: list[Job], workers: int, report: Callable[[float], None]) -> None:
-    """Draw regions, in this process or in several."""
+    """Render regions in this process or in worker processes."""
     if workers == 1:
         schemas = _schemas()
         for job in jobs:
@@ -204,7 +204,7 @@ def _draw(jobs: list[Job], workers: int, report: Callable[[float], None]) -> Non
     with ProcessPoolExecutor(workers, context, _start_worker, (counter,)) as pool:
         try:
             for _ in range(workers):
-                pool.submit(os.getpid)  # starts a worker: all of them import at the same time as this process
+                pool.submit(os.getpid)  # starts the workers, so that they import while this process imports
             schemas = _schemas()
             waiting = {pool.submit(_draw_in_worker, job, schemas) for job in jobs}
             while waiting:
@@ -220,14 +220,15 @@ def _draw(jobs: list[Job], workers: int, report: Callable[[float], None]) -> Non
 
 
 def _schemas() -> "dict[str, pa.Schema]":
-    """Arrow schemas of the two tables, with the metadata by which `datasets` knows its features."""
-    from gengeo_hf.common.schema import GALLERY_FEATURES, QUERY_FEATURES  # not at the top: workers need no `datasets`
+    """Return the Arrow schemas of the two tables, with the metadata from which `datasets` restores its features."""
+    # Imported here because worker processes do not need `datasets`.
+    from gengeo_hf.common.schema import GALLERY_FEATURES, QUERY_FEATURES
 
     return {"queries": QUERY_FEATURES.arrow_schema, "gallery": GALLERY_FEATURES.arrow_schema}
 
 
 def _load(name: str, jobs: list[Job]) -> "CrossViewDataset":
-    """Join stored regions; the tables stay memory-mapped."""
+    """Concatenate stored regions; the tables stay memory-mapped."""
     import datasets
 
     from gengeo_hf.common.schema import CrossViewDataset

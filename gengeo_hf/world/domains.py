@@ -1,4 +1,4 @@
-"""The domains of the synthetic world: what a region of each is made of."""
+"""The domains of the synthetic world and their parameters."""
 
 from dataclasses import dataclass
 
@@ -6,32 +6,38 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.world.palette import OFFCENTER_PALETTE, RURAL_PALETTE, URBAN_PALETTE, Palette
 
 TILE_METRES = 65.0  # side of an aerial tile on the ground
-MARGIN_METRES = 120.0  # scenery around the cameras' part of a region, so that no panorama sees the world's edge
-MINIMUM_GAP_METRES = 28.0  # between any two cameras of a region
+MARGIN_METRES = 120.0  # width of the scenery around the square of the cameras, which hides the edge of the world
+MINIMUM_GAP_METRES = 28.0  # minimum distance between two cameras of a region
 
 
 @dataclass(frozen=True)
 class Domain:
-    """The numbers that make a kind of place. Lengths in metres, shares from 0 to 1.
+    """Parameters of a domain. Lengths are metres, fractions and probabilities are in 0..1.
 
     Args:
-        core: side of the square in which cameras stand.
-        pairs_per_region: cameras in a region; a region that cannot hold them is laid out again.
-        road_spacing, road_jitter, road_drop: lattice of the roads, its disorder, the share of missing edges.
-        half_widths: half width of a minor and of a main road.
-        pavement: width of the pavement.
-        dirt_roads: share of unpaved roads.
-        relief: height of the gentle hills.
-        frontage: narrowest and widest lot; `lot_depth` likewise; `lot_share` of frontage that is built on.
-        lots: weight of each kind of lot.
-        storeys: fewest and most for a block of flats.
-        street_trees: share of street tree places that hold one.
-        garden_trees: mean number of trees in a garden.
-        farmed: whether the land between the roads is fields and woods.
-        parked: share of the kerb that cars take.
-        water: chance that a region has ponds and a river.
-        roof_follows_facade: share of the buildings whose roof has a colour of the facade's family.
-        off_centre: cameras lie off the centre of their tile, and tiles overlap by half.
+        name: Name of the domain.
+        core: Side of the square that contains the cameras.
+        pairs_per_region: Number of cameras in a region; a region with fewer camera positions is drawn again.
+        road_spacing: Spacing of the road lattice.
+        road_jitter: Random displacement of the lattice nodes as a fraction of the spacing.
+        road_drop: Fraction of missing roads.
+        half_widths: Half width of a minor and of a main road.
+        pavement: Width of the pavement; 0 for none.
+        dirt_roads: Fraction of unpaved roads.
+        relief: Height of the hills.
+        frontage: Minimum and maximum width of a lot.
+        lot_depth: Minimum and maximum depth of a lot.
+        lot_share: Fraction of the frontage that is built on.
+        lots: Weight of each kind of lot.
+        storeys: Minimum and maximum number of storeys of a block of flats.
+        street_trees: Fraction of the street tree positions that have a tree.
+        garden_trees: Mean number of trees in a garden.
+        farmed: Whether the land between the roads is fields and woods.
+        parked: Fraction of the kerb that parked cars occupy.
+        water: Probability that a region has ponds, and possibly a river.
+        roof_follows_facade: Fraction of the buildings whose roof colour belongs to the family of the facade.
+        palette: Colours of facades and roofs.
+        off_centre: Whether cameras are off the centre of their tile and tiles overlap by half.
     """
 
     name: str
@@ -60,7 +66,7 @@ class Domain:
 
     @property
     def extent(self) -> float:
-        """Side of the whole laid-out square, metres."""
+        """Side of the whole region in metres."""
         return self.core + 2 * MARGIN_METRES
 
 
@@ -142,10 +148,10 @@ DOMAINS = {
 
 
 def domain_named(name: str) -> Domain:
-    """The domain of a name.
+    """Return the domain of a name.
 
     Raises:
-        GenGeoError: there is none.
+        GenGeoError: The domain is unknown.
     """
     if name not in DOMAINS:
         raise GenGeoError(f"unknown domain {name!r}; the world has {', '.join(DOMAINS)}")

@@ -1,7 +1,7 @@
-"""Position on Earth of an invented region, and conversion of metres to degrees.
+"""Positions of the synthetic regions on Earth, and conversion of metres to degrees.
 
-The regions lie in the Atlantic, where maps show no town, so that they are not mistaken for real places. Splits are
-hundreds of kilometres apart, regions of one split kilometres apart.
+The regions are in the Atlantic, so that they are not confused with real towns. Splits are hundreds of kilometres apart,
+regions of one split some kilometres.
 """
 
 from dataclasses import dataclass
@@ -19,27 +19,27 @@ MAX_REGIONS = 1600  # rows of regions reach 4 degrees north; the next split star
 
 @dataclass(frozen=True)
 class LocalFrame:
-    """A plane that touches the Earth at (lat, lon), degrees. x points east, y north, in metres.
+    """Tangent plane of the Earth at (lat, lon) in degrees: x points east, y north, in metres.
 
-    Over a region of 1 km the plane and the sphere differ by less than a centimetre in north-south distances and less
-    than 2 cm in east-west ones at these latitudes.
+    Over a region of 1 km the plane and the sphere differ by less than 1 cm in north-south distances and less than 2 cm
+    in east-west distances at the latitudes of the regions.
     """
 
     lat: float
     lon: float
 
     def to_degrees(self, x: np.ndarray | float, y: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """(lat, lon) in degrees of metres east and north."""
+        """Convert metres east and north to latitudes and longitudes in degrees."""
         lat = self.lat + np.degrees(np.asarray(y, np.float64) / EARTH_RADIUS_M)
         lon = self.lon + np.degrees(np.asarray(x, np.float64) / (EARTH_RADIUS_M * np.cos(np.radians(self.lat))))
         return lat, lon
 
     def bounds(self, x: float, y: float, half_width: float, half_height: float) -> tuple[float, float, float, float]:
-        """(west, south, east, north) in degrees of a box around (x, y); the half sides in metres.
+        """Return (west, south, east, north) in degrees of a box around (x, y).
 
         Args:
-            x, y: metres east and north of the frame's origin.
-            half_width, half_height: metres.
+            x, y: Centre in metres east and north of the origin.
+            half_width, half_height: Half sides in metres.
         """
         south, west = self.to_degrees(x - half_width, y - half_height)
         north, east = self.to_degrees(x + half_width, y + half_height)
@@ -47,21 +47,21 @@ class LocalFrame:
 
 
 def region_frame(domain_index: int, split: str, region: int) -> LocalFrame:
-    """The frame at the centre of a region.
+    """Return the frame at the centre of a region.
 
     Args:
-        domain_index: place of the domain in `DOMAINS`; domains lie 4 degrees of longitude apart.
-        split: "train", "validation" or "test"; splits lie 6 degrees of latitude apart.
-        region: number within the split.
+        domain_index: Index of the domain in `DOMAINS`; domains are 4 degrees of longitude apart.
+        split: Split "train", "validation" or "test"; splits are 6 degrees of latitude apart.
+        region: Zero-based number of the region in the split.
 
     Raises:
-        GenGeoError: unknown split, or more regions than the split has room for.
+        GenGeoError: The split is unknown, or the region number is `MAX_REGIONS` or more.
     """
     if split not in SPLITS:
         raise GenGeoError(f"unknown split {split!r}; the world has {', '.join(SPLITS)}")
     if region >= MAX_REGIONS:
         raise GenGeoError(
-            f"the world has room for {MAX_REGIONS} regions a split, asked for region {region}; use fewer pairs"
+            f"a split of the world has {MAX_REGIONS} regions, found region number {region}; use fewer pairs"
         )
     row, column = divmod(region, REGIONS_PER_ROW)
     lat = 24.0 + 6.0 * SPLITS.index(split) + REGION_STEP_DEGREES * row

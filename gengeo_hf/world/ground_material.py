@@ -1,6 +1,6 @@
-"""Appearance of the ground: asphalt and its markings, pavements, gardens, car parks, fields, water.
+"""Appearance of the ground: roads and their markings, pavements, gardens, car parks, fields, water.
 
-Every edge is a formula of (x, y): crisp at any resolution.
+Every edge is a formula of (x, y) and therefore sharp at any resolution.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ _LAWN, _DRY, _SOIL, _GRAVEL, _SLAB, _ASPHALT, _PAINT, _WATER, _TRACK = linear(
 
 
 class GroundTables:
-    """A layout's lots as arrays that hits can look up."""
+    """The lots of a layout as arrays, for lookups by position."""
 
     def __init__(self, layout: Layout) -> None:
         rows = [(lot.x, lot.y, lot.cos, lot.sin, lot.half_width, lot.half_depth) for lot in layout.lots]
@@ -33,19 +33,20 @@ class GroundTables:
 def ground_colour(
     layout: Layout, tables: GroundTables, day: Day, hits: Hits
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Colour (n, 3), class (n,) and mirror share (n,) of points on the ground.
+    """Compute the appearance of points on the ground.
 
     Args:
-        layout: of the region.
-        tables: `GroundTables` of the layout.
-        day: season and light.
-        hits: n points, all on the ground.
+        layout: Layout of the region.
+        tables: Lots of the layout.
+        day: Season and light.
+        hits: Points on the ground, n of them.
 
     Returns:
-        float32 linear light, class numbers, and the share of the sky that is mirrored, 0 to 1.
+        Colours (n, 3) as linear light, float32; classes (n,), indices of `CLASS_NAMES`; and the fraction of the sky
+        that is reflected (n,), 0 to 1.
     """
     x, y = hits.point[:, 0], hits.point[:, 1]
-    fade = np.clip(0.35 / (hits.footprint + 0.05), 0.12, 1.0)  # fine grain vanishes where a pixel covers much of it
+    fade = np.clip(0.35 / (hits.footprint + 0.05), 0.12, 1.0)  # reduces fine grain where a pixel covers much of it
     speck = grain(x, y, 0.07) * fade
     patch = blotches(x, y, 0.31)
     colour, kind = _open_land(layout, day, hits, speck, patch)
@@ -62,7 +63,7 @@ def ground_colour(
 
 
 def _lawn(day: Day, speck: np.ndarray, patch: np.ndarray, rich: np.ndarray | float = 1.0) -> np.ndarray:
-    """Grass of the season, with patches of dry grass."""
+    """Return the colour of grass in the season, with patches of dry grass."""
     share = np.clip(day.dry + 0.16 * patch, 0, 1)[:, None]
     return (_LAWN * day.grass * (1 - share) + _DRY * share) * (1 + 0.13 * speck[:, None]) * np.asarray(rich, np.float32)
 
@@ -70,7 +71,7 @@ def _lawn(day: Day, speck: np.ndarray, patch: np.ndarray, rich: np.ndarray | flo
 def _open_land(
     layout: Layout, day: Day, hits: Hits, speck: np.ndarray, patch: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Common land of a town, or fields and woods."""
+    """Return colour and class of the common land of a town, or of fields and woods."""
     x, y = hits.point[:, 0], hits.point[:, 1]
     kind = np.full(len(x), GRASS, np.uint8)
     if not layout.domain.farmed:
@@ -79,17 +80,17 @@ def _open_land(
         colour[bare] = _SOIL * (1 + 0.1 * speck[bare, None])
         return colour.astype(np.float32), kind
     u, v = layout.land.parcel_coordinates(x, y)
-    crop, luck = layout.land.parcels(u, v)
+    crop, unit = layout.land.parcels(u, v)
     colour = _lawn(day, speck, patch, 0.9)
     for which in (PLOUGH, WHEAT, CROP, RAPE, STUBBLE):
         rows = np.flatnonzero(crop == which)
         if not len(rows):
             continue
         period = {PLOUGH: 2.2, WHEAT: 3.4, CROP: 1.6, RAPE: 4.5, STUBBLE: 2.8}[which]
-        along = np.where(luck[rows] < 0.5, u[rows] * layout.land.parcel[1], v[rows] * layout.land.parcel[2])
+        along = np.where(unit[rows] < 0.5, u[rows] * layout.land.parcel[1], v[rows] * layout.land.parcel[2])
         depth = np.clip(period / (2.2 * hits.footprint[rows]) - 0.4, 0, 1) * (0.3 if which == PLOUGH else 0.17)
         wave = 1 + depth * np.sin(along * np.float32(2 * np.pi / period))
-        tint = FIELDS[which] * (day.grass if which in (CROP, RAPE) else 1) * (0.85 + 0.3 * luck[rows, None])
+        tint = FIELDS[which] * (day.grass if which in (CROP, RAPE) else 1) * (0.85 + 0.3 * unit[rows, None])
         colour[rows] = tint * (wave * (1 + 0.08 * speck[rows] + 0.05 * patch[rows]))[:, None]
     wood = crop == WOOD
     colour[wood] = (_SOIL * 0.55 + _LAWN * day.grass * 0.3) * (1 + 0.15 * speck[wood, None])
@@ -195,7 +196,7 @@ def _markings(
     footprint: np.ndarray,
     surface: np.ndarray,
 ) -> None:
-    """Centre lines, edge lines of main roads, zebra crossings and stop lines before junctions, in place."""
+    """Paint centre lines, edge lines of main roads, zebra crossings and stop lines before junctions, in place."""
     roads = layout.roads
     main, clear = roads.main[road], junction > half + 4.5
     dashed = (np.abs(across) < 0.11) & (along % 6.0 < 3.0) & ~main
@@ -203,9 +204,9 @@ def _markings(
     border = (np.abs(np.abs(across) - (half - 0.35)) < 0.08) & main
     painted = (dashed | solid | border) & clear
     if layout.domain.pavement:
-        mark = hash_unit(road, 31) < 0.6
-        band = (junction > half + 1.6) & (junction < half + 4.0) & mark & (np.abs(across) < half - 0.3)
+        zebra = hash_unit(road, 31) < 0.6
+        band = (junction > half + 1.6) & (junction < half + 4.0) & zebra & (np.abs(across) < half - 0.3)
         painted |= band & ((across + 40.0) % 1.0 < 0.5)
-        painted |= (np.abs(junction - half - 5.0) < 0.2) & mark & (across < 0) & (np.abs(across) < half - 0.3)
+        painted |= (np.abs(junction - half - 5.0) < 0.2) & zebra & (across < 0) & (np.abs(across) < half - 0.3)
     wear = 0.72 + 0.25 * hash_unit(road, 32)
     surface[painted] = (_PAINT * wear[:, None])[painted]

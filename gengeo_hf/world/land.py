@@ -1,6 +1,6 @@
-"""The land under everything: gentle hills, water, and the parcels of farmed country.
+"""Land of a region: hills, water, and the parcels of farmland.
 
-All of it is a formula of (x, y), so that pictures are crisp at any resolution.
+Everything is a formula of (x, y), so that images are sharp at any resolution.
 """
 
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ class Land:
     """Hills, water and parcels of one region.
 
     Args:
-        waves: (n, 4) wave vector x, y (radians per metre), phase, height in metres.
-        ponds: (n, 4) centre x, y, radius, phase of the shore.
-        river: (angle, offset, width, phase) of the river, or None.
-        parcel: (angle, width, height, phase, seed) of the parcels.
-        seed: seed of the zones of towns (grass, dry, bare).
+        waves: Waves of the hills, shape (n, 4): wave vector x, y (radians per metre), phase, height in metres.
+        ponds: Ponds, shape (n, 4): centre x, y and radius in metres, phase of the shore.
+        river: River (angle in radians, offset and half width in metres, phase); None for no river.
+        parcel: Parcels (angle in radians, width and height in metres, phase, seed).
+        seed: Seed of the zones of towns (grass, dry, bare).
     """
 
     waves: np.ndarray
@@ -33,13 +33,13 @@ class Land:
     seed: int
 
     def height(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Height of the ground, metres.
+        """Return the height of the ground in metres.
 
         Args:
-            x, y: metres east and north of the region's centre, any shape.
+            x, y: Metres east and north of the centre of the region, any shape.
 
         Returns:
-            float64, of the shape of x.
+            Heights, float64, of the shape of x.
         """
         total = np.zeros(np.shape(x), np.float64)
         for kx, ky, phase, size in self.waves:
@@ -47,13 +47,13 @@ class Land:
         return total
 
     def shore(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Metres to the shore: negative in water, 99 where the region has none.
+        """Return the distance to the shore in metres: negative in water, at most 99.
 
         Args:
-            x, y: metres east and north of the region's centre, any shape.
+            x, y: Metres east and north of the centre of the region, any shape.
 
         Returns:
-            float32, of the shape of x.
+            Distances, float32, of the shape of x; 99 where the region has no water.
         """
         distance = np.full(np.shape(x), 99.0, np.float32)
         for cx, cy, radius, phase in self.ponds.astype(np.float32):
@@ -69,13 +69,13 @@ class Land:
         return distance
 
     def parcel_coordinates(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Position in units of parcels; the whole parts number the parcel.
+        """Convert positions to units of parcels; the integer parts identify the parcel.
 
         Args:
-            x, y: metres, any shape.
+            x, y: Metres east and north of the centre of the region, any shape.
 
         Returns:
-            (u, v) for `parcels` and `border_distance`, of the shape of x.
+            Coordinates (u, v) for `parcels` and `border_distance`, of the shape of x.
         """
         angle, width, height, phase, _ = self.parcel
         c, s = np.float32(np.cos(angle)), np.float32(np.sin(angle))
@@ -85,56 +85,56 @@ class Land:
         return u * np.float32(1 / width), v * np.float32(1 / height)
 
     def parcels(self, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(kind, hash 0..1) of the parcel at parcel coordinates."""
+        """Return the kind and a hash in [0, 1) of the parcels at parcel coordinates."""
         column, row = np.floor(u).astype(np.int32), np.floor(v).astype(np.int32)
         seed = self.parcel[4]
         kind = _PARCEL_KINDS[hash_integers(seed, column, row) % np.uint32(len(_PARCEL_KINDS))]
         return kind, hash_unit(seed + 1, column, row)
 
     def border_distance(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Metres (nearly) to the nearest border of a parcel.
+        """Return the approximate distance in metres to the nearest border of a parcel.
 
         Args:
-            u, v: parcel coordinates, any shape; the result has the same.
+            u, v: Parcel coordinates of any shape; the result has the same shape.
         """
         fu, fv = u - np.floor(u), v - np.floor(v)
         return np.minimum(np.minimum(fu, 1 - fu) * self.parcel[1], np.minimum(fv, 1 - fv) * self.parcel[2])
 
 
-def make_land(domain: Domain, random: np.random.Generator) -> Land:
-    """Draw the land of a region."""
-    wavelength = random.uniform(190, 420, 4)
-    turn = random.uniform(0, 2 * np.pi, 4)
-    size = domain.relief * random.uniform(0.15, 0.45, 4)
+def make_land(domain: Domain, rng: np.random.Generator) -> Land:
+    """Draw a random land for a region."""
+    wavelength = rng.uniform(190, 420, 4)
+    turn = rng.uniform(0, 2 * np.pi, 4)
+    size = domain.relief * rng.uniform(0.15, 0.45, 4)
     waves = np.stack(
-        [2 * np.pi / wavelength * np.cos(turn), 2 * np.pi / wavelength * np.sin(turn), random.uniform(0, 6.3, 4), size],
+        [2 * np.pi / wavelength * np.cos(turn), 2 * np.pi / wavelength * np.sin(turn), rng.uniform(0, 6.3, 4), size],
         1,
     )
-    wet = random.random() < domain.water
-    count = int(random.integers(1, 5)) if wet else 0
+    wet = rng.random() < domain.water
+    count = int(rng.integers(1, 5)) if wet else 0
     reach = domain.extent / 2 - 40
     ponds = np.stack(
         [
-            random.uniform(-reach, reach, count),
-            random.uniform(-reach, reach, count),
-            random.uniform(7, 17 if not domain.farmed else 26, count),
-            random.uniform(0, 6.3, count),
+            rng.uniform(-reach, reach, count),
+            rng.uniform(-reach, reach, count),
+            rng.uniform(7, 17 if not domain.farmed else 26, count),
+            rng.uniform(0, 6.3, count),
         ],
         1,
     )
     river = None
-    if wet and random.random() < 0.6:
+    if wet and rng.random() < 0.6:
         river = (
-            float(random.uniform(0, np.pi)),
-            float(random.uniform(-0.3, 0.3) * domain.extent),
-            float(random.uniform(3.0, 6.5)),
-            float(random.uniform(0, 6.3)),
+            float(rng.uniform(0, np.pi)),
+            float(rng.uniform(-0.3, 0.3) * domain.extent),
+            float(rng.uniform(3.0, 6.5)),
+            float(rng.uniform(0, 6.3)),
         )
     parcel = (
-        float(random.uniform(0, np.pi)),
-        float(random.uniform(55, 85)),
-        float(random.uniform(80, 120)),
-        float(random.uniform(0, 6.3)),
-        int(random.integers(2**31)),
+        float(rng.uniform(0, np.pi)),
+        float(rng.uniform(55, 85)),
+        float(rng.uniform(80, 120)),
+        float(rng.uniform(0, 6.3)),
+        int(rng.integers(2**31)),
     )
-    return Land(waves, ponds, river, parcel, int(random.integers(2**31)))
+    return Land(waves, ponds, river, parcel, int(rng.integers(2**31)))

@@ -1,4 +1,4 @@
-"""The day on which a picture was taken: sun, clouds, haze, season, camera. Each view of a pair has its own."""
+"""Light, season and camera of an image: sun, clouds, haze, exposure, noise. Each view of a pair has its own day."""
 
 from dataclasses import dataclass
 
@@ -13,15 +13,21 @@ _HORIZONS = linear("c6d9e8", "d3dde4", "cfd4d8", "d8d9d8")
 
 @dataclass(frozen=True)
 class Day:
-    """Light, season and camera of one picture. Colours in linear light.
+    """Light, season and camera of one image. Colours are linear light of shape (3,).
 
     Args:
-        sun: unit vector towards the sun. sun_colour, sky_colour: (3,) light from the sun and from the sky.
-        zenith, horizon: (3,) colours of the sky. cloud: 0 clear to 1 covered. cloud_shift: (2,) metres.
-        haze: share of the light that is lost in 1 m of air.
-        foliage, grass: (3,) what the season multiplies leaves and grass with. dry: 0..1.
-        gain: (3,) exposure and white balance. contrast: exponent around middle grey. noise: deviation, of 1.
-        seed: of the picture's noise.
+        sun: Unit vector towards the sun.
+        sun_colour, sky_colour: Light from the sun and from the sky.
+        zenith, horizon: Colours of the sky.
+        cloud: Cloud cover from 0 (clear) to 1 (overcast).
+        cloud_shift: Offset of the cloud texture in metres, shape (2,).
+        haze: Fraction of the light that is lost per metre of air.
+        foliage, grass: Factors of the season for the colours of leaves and grass.
+        dry: Fraction of dry grass, 0 to 1.
+        gain: Exposure and white balance, factors of the light.
+        contrast: Factor of the contrast around middle grey.
+        noise: Standard deviation of the camera noise, for values in 0..1.
+        seed: Seed of the noise.
     """
 
     sun: np.ndarray
@@ -41,44 +47,44 @@ class Day:
     seed: int
 
 
-def make_day(view: str, random: np.random.Generator) -> Day:
-    """Draw the day of one picture of a view."""
-    elevation = np.radians(random.uniform(32, 62) if view == "aerial" else random.uniform(22, 62))
-    azimuth = np.radians(random.uniform(105, 255))  # from east by south to west: these places lie north of the tropic
+def make_day(view: str, rng: np.random.Generator) -> Day:
+    """Draw a random day for an image of a view ("ground" or "aerial")."""
+    elevation = np.radians(rng.uniform(32, 62) if view == "aerial" else rng.uniform(22, 62))
+    azimuth = np.radians(rng.uniform(105, 255))  # from east by south to west: the regions are north of the tropic
     sun = np.array([np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation), np.sin(elevation)])
-    cloud = float(random.beta(1.2, 1.6)) * (0.7 if view == "aerial" else 1.0)
+    cloud = float(rng.beta(1.2, 1.6)) * (0.7 if view == "aerial" else 1.0)
     warmth = 1.25 - 0.35 * np.sin(elevation)
     strength = 2.5 * (1 - 0.8 * cloud**1.4)
     sun_colour = strength * np.array([1.0 * warmth, 0.97, 0.97 / warmth**1.5])
     sky_colour = (0.75 + 0.45 * cloud) * np.array([0.86 + 0.1 * cloud, 0.97, 1.16 - 0.12 * cloud])
     step = cloud * (len(_SKIES) - 1.001)
     low, part = int(step), step - int(step)
-    season = random.uniform(-1, 1)  # -1 fresh green, +1 autumn
+    season = rng.uniform(-1, 1)  # -1 fresh green, +1 autumn
     foliage = np.array([1 + 0.42 * max(season, 0) + 0.06 * season, 1 - 0.08 * max(season, 0), 1 - 0.25 * abs(season)])
-    dry = float(np.clip(random.normal(0.3, 0.22), 0, 0.85))
-    balance = 1 + random.normal(0, 0.035, 3)
+    dry = float(np.clip(rng.normal(0.3, 0.22), 0, 0.85))
+    balance = 1 + rng.normal(0, 0.035, 3)
     return Day(
         sun=sun.astype(np.float32),
         sun_colour=sun_colour.astype(np.float32),
         sky_colour=sky_colour.astype(np.float32),
-        zenith=(_SKIES[low] * (1 - part) + _SKIES[low + 1] * part) * np.float32(random.uniform(0.85, 1.15)),
+        zenith=(_SKIES[low] * (1 - part) + _SKIES[low + 1] * part) * np.float32(rng.uniform(0.85, 1.15)),
         horizon=_HORIZONS[low] * (1 - part) + _HORIZONS[low + 1] * part,
         cloud=cloud,
-        cloud_shift=random.uniform(0, 5000, 2).astype(np.float32),
-        haze=float(random.uniform(0.0004, 0.0032)),
-        foliage=(foliage * random.uniform(0.88, 1.12)).astype(np.float32),
+        cloud_shift=rng.uniform(0, 5000, 2).astype(np.float32),
+        haze=float(rng.uniform(0.0004, 0.0032)),
+        foliage=(foliage * rng.uniform(0.88, 1.12)).astype(np.float32),
         grass=np.array([1 + 0.55 * dry, 1.05 - 0.05 * dry, 1 - 0.1 * dry], np.float32)
-        * np.float32(random.uniform(0.88, 1.12)),
+        * np.float32(rng.uniform(0.88, 1.12)),
         dry=dry,
-        gain=(balance * random.uniform(0.84, 1.16) * 0.6 / (0.55 + 0.2 * strength)).astype(np.float32),
-        contrast=float(random.uniform(0.92, 1.12)),
-        noise=float(random.uniform(0.006, 0.022)),
-        seed=int(random.integers(2**31)),
+        gain=(balance * rng.uniform(0.84, 1.16) * 0.6 / (0.55 + 0.2 * strength)).astype(np.float32),
+        contrast=float(rng.uniform(0.92, 1.12)),
+        noise=float(rng.uniform(0.006, 0.022)),
+        seed=int(rng.integers(2**31)),
     )
 
 
 def sky(day: Day, direction: np.ndarray) -> np.ndarray:
-    """Colour of the sky in directions (n, 3): gradient, clouds, glow around the sun, far hills. Linear light (n, 3)."""
+    """Return the colour of the sky, linear light (n, 3), in directions (n, 3): clouds, glow of the sun, far hills."""
     up = direction[:, 2]
     height = np.sqrt(np.clip(up, 0, 1))[:, None]
     colour = day.horizon * (1 - height) + day.zenith * height
@@ -101,25 +107,25 @@ def sky(day: Day, direction: np.ndarray) -> np.ndarray:
 
 
 def expose(day: Day, radiance: np.ndarray) -> np.ndarray:
-    """Linear light (..., 3) to sRGB values in 0..1 with the day's exposure, white balance and contrast.
+    """Convert linear light to sRGB values with the exposure, white balance and contrast of the day.
 
     Args:
-        day: gives exposure (`gain`) and contrast.
-        radiance: (..., 3) linear light.
+        day: Day with exposure, white balance (`gain`) and contrast.
+        radiance: Linear light, shape (..., 3).
 
     Returns:
-        (..., 3), for the screen.
+        Values in 0..1 of shape (..., 3).
     """
     value = np.maximum(radiance * day.gain, 0)
     value = (
         value * (1 + value * np.float32(0.09)) / (1 + value * np.float32(0.55))
-    )  # a shoulder, so that white walls keep their colour
+    )  # compresses highlights, so that white walls are not clipped
     value = np.power(np.clip(value, 1e-5, 1), np.float32(1 / 2.2))
     return np.clip(np.float32(0.5) + (value - np.float32(0.5)) * np.float32(day.contrast), 0, 1)
 
 
 def develop(day: Day, image: np.ndarray) -> np.ndarray:
-    """Add the camera's noise to sRGB values (h, w, 3) and round to uint8."""
-    random = np.random.default_rng(day.seed)
-    noisy = image + random.standard_normal(image.shape, dtype=np.float32) * np.float32(day.noise)
+    """Add camera noise to sRGB values (h, w, 3) in 0..1 and round to uint8."""
+    rng = np.random.default_rng(day.seed)
+    noisy = image + rng.standard_normal(image.shape, dtype=np.float32) * np.float32(day.noise)
     return np.clip(np.rint(noisy * 255), 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Lots along the roads and in the courtyards: where buildings, gardens, parks and car parks go."""
+"""Lots along the roads and in the courtyards, for buildings, gardens, parks and car parks."""
 
 import bisect
 from dataclasses import dataclass
@@ -10,19 +10,21 @@ from gengeo_hf.world.domains import Domain
 from gengeo_hf.world.land import Land
 from gengeo_hf.world.roads import Roads
 
-CELL = 0.75  # metres; lots keep 1.1 m apart, more than the diagonal of a cell, so a cell meets one lot at most
-GAP = 1.1
-MARGIN = GAP / 2 + CELL * 0.71  # beyond its edge a lot keeps the cells that its edge may cut
-GARDEN, PAVED, GRAVEL, DIRT, PARKING, PARK = range(6)  # what covers a lot
+CELL = 0.75  # metres; the diagonal of a cell is smaller than GAP, so that a cell meets at most one lot
+GAP = 1.1  # metres between lots
+MARGIN = GAP / 2 + CELL * 0.71  # metres around a lot within which cells are reserved for it
+GARDEN, PAVED, GRAVEL, DIRT, PARKING, PARK = range(6)  # covers of a lot
 
 
 @dataclass(frozen=True)
 class Lot:
-    """A rectangle of land. Its x axis runs along the road, its y axis away from the road; metres.
+    """A rectangular lot. Its x axis runs along the road, its y axis away from the road.
 
     Args:
-        x, y: centre. `cos`, `sin`: direction of its x axis. `half_width`, `half_depth`: half sides.
-        kind: key of `Domain.lots`.
+        x, y: Centre in metres east and north of the centre of the region.
+        cos, sin: Direction of the x axis of the lot.
+        half_width, half_depth: Half sides in metres.
+        kind: Kind of the lot, a key of `Domain.lots`.
     """
 
     x: float
@@ -33,21 +35,27 @@ class Lot:
     half_depth: float
     kind: str
 
-    def place(self, along: np.ndarray | float, deep: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """World (x, y) of a position in the lot's axes.
+    def to_world(self, along: np.ndarray | float, deep: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+        """Convert positions in the axes of the lot to positions in the region.
 
         Args:
-            along, deep: metres from the centre along the road and away from it, any shape.
+            along, deep: Metres from the centre along the road and away from it, any shape.
 
         Returns:
-            Metres east and north of the region's centre, of that shape.
+            Metres east and north of the centre of the region, of the same shape.
         """
         along, deep = np.asarray(along, float), np.asarray(deep, float)
         return self.x + along * self.cos - deep * self.sin, self.y + along * self.sin + deep * self.cos
 
 
 class LotMap:
-    """Which lot covers which cell of the region; refuses lots that would meet roads, water or one another."""
+    """Raster of the lot that covers each cell of the region; refuses lots that overlap roads, water or other lots.
+
+    Args:
+        domain: Domain of the region.
+        roads: Roads of the region.
+        land: Land of the region.
+    """
 
     def __init__(self, domain: Domain, roads: Roads, land: Land) -> None:
         self.domain, self.roads, self.land = domain, roads, land
@@ -57,15 +65,16 @@ class LotMap:
         self.lots: list[Lot] = []
         self.verge = max(domain.pavement, 1.2) + 0.3
         axis = ((np.arange(self.count) + 0.5) * CELL - self.half_extent).astype(np.float32)
-        # Cells that no lot may come near: the margin that a lot is tested with is taken off again.
+        # Cells that a lot including its MARGIN must not cover; MARGIN is subtracted because `add` includes it.
         self.blocked = roads.edge_distance(axis[None], axis[:, None]) < self.verge - MARGIN
         self.blocked |= land.shore(*np.meshgrid(axis, axis)) < 2.0 - MARGIN
 
     def cells(self, lot: Lot, margin: float) -> tuple[tuple[slice, slice], np.ndarray] | None:
-        """The box of cells around a lot and which lie within `margin` metres of it; None if it leaves the map.
+        """Return the cells within `margin` metres of a lot.
 
         Returns:
-            Row and column slices of the map, and bool (rows, columns) of that box.
+            Row and column slices of the bounding box, and a bool mask (rows, columns) of the cells inside; None if the
+            box leaves the map.
         """
         reach_x = abs(lot.cos) * lot.half_width + abs(lot.sin) * lot.half_depth + margin
         reach_y = abs(lot.sin) * lot.half_width + abs(lot.cos) * lot.half_depth + margin
@@ -83,14 +92,14 @@ class LotMap:
         return (slice(low[1], high[1]), slice(low[0], high[0])), inside
 
     def add(self, lot: Lot) -> bool:
-        """Take the land of a lot if all of it is free."""
+        """Add a lot if all of its cells are free, and return whether it was added."""
         for along, deep in (
             (0.0, 0.0),
             (-0.95, -0.95),
             (0.95, -0.95),
             (-0.95, 0.95),
             (0.95, 0.95),
-        ):  # the cheap test first
+        ):  # test centre and corners first, which is cheap
             p, q = along * lot.half_width, deep * lot.half_depth
             column = int((lot.x + p * lot.cos - q * lot.sin + self.half_extent) / CELL)
             row = int((lot.y + p * lot.sin + q * lot.cos + self.half_extent) / CELL)
@@ -105,43 +114,44 @@ class LotMap:
         return True
 
 
-def make_lots(domain: Domain, roads: Roads, land: Land, random: np.random.Generator) -> LotMap:
-    """Lots along both sides of every road, then lots in what is left inside the blocks.
+def make_lots(domain: Domain, roads: Roads, land: Land, rng: np.random.Generator) -> LotMap:
+    """Draw lots along both sides of every road, then lots in the free space inside the blocks.
 
     Args:
-        domain: kinds of lots and their shares.
-        roads, land: what lots keep away from.
-        random: draws kinds and sizes.
+        domain: Domain with the kinds of lots and their weights.
+        roads: Roads of the region, which lots do not overlap.
+        land: Land of the region; lots do not overlap water.
+        rng: Generator for kinds and sizes.
     """
     lots = LotMap(domain, roads, land)
     kinds, shares = list(domain.lots), np.cumsum(list(domain.lots.values()))
     shares /= shares[-1]
     for road in range(len(roads.road_length)):
         for side in (1.0, -1.0):
-            _line(lots, road, side, kinds, shares.tolist(), random)
+            _add_along_road(lots, road, side, kinds, shares.tolist(), rng)
     if not domain.farmed:
-        _courtyards(lots, kinds, random)
+        _add_courtyards(lots, kinds, rng)
     return lots
 
 
-def _line(
-    lots: LotMap, road: int, side: float, kinds: list[str], shares: list[float], random: np.random.Generator
+def _add_along_road(
+    lots: LotMap, road: int, side: float, kinds: list[str], shares: list[float], rng: np.random.Generator
 ) -> None:
-    """Lots along one side of one road. `shares`: running sum of the weights of `kinds`, up to 1."""
+    """Add lots along one side of one road. `shares` is the cumulative sum of the weights of `kinds`, up to 1."""
     domain, roads = lots.domain, lots.roads
     own = np.flatnonzero(roads.road == road)
     arcs, starts, directions = roads.arc[own].tolist(), roads.start[own].tolist(), roads.direction[own].tolist()
     reach = float(roads.half_width[own[0]]) + lots.verge + 0.25
     end = float(roads.road_length[road])
-    position = 6.0 + random.uniform(0, 3)
+    position = 6.0 + rng.uniform(0, 3)
     while position < end - 8:
-        width = random.uniform(*domain.frontage)
-        kind = kinds[bisect.bisect_right(shares, random.random())]
-        depth = random.uniform(*domain.lot_depth)
-        if random.random() > domain.lot_share:
+        width = rng.uniform(*domain.frontage)
+        kind = kinds[bisect.bisect_right(shares, rng.random())]
+        depth = rng.uniform(*domain.lot_depth)
+        if rng.random() > domain.lot_share:
             position += width
             continue
-        for fit in (1.0, 0.72, 0.5):  # corner lots and narrow blocks need smaller ones
+        for fit in (1.0, 0.72, 0.5):  # smaller lots fit at corners and in narrow blocks
             w, d = max(width * fit, 7.0), max(depth * (fit + 1) / 2, 10.0)
             middle = position + w / 2
             segment = bisect.bisect_right(arcs, middle) - 1
@@ -157,19 +167,19 @@ def _line(
             position += 4.0
 
 
-def _courtyards(lots: LotMap, kinds: list[str], random: np.random.Generator) -> None:
-    """Square lots in the free middle of the blocks."""
+def _add_courtyards(lots: LotMap, kinds: list[str], rng: np.random.Generator) -> None:
+    """Add square lots in the free space inside the blocks."""
     axis = (np.arange(lots.count) + 0.5) * CELL - lots.half_extent
     x, y = np.meshgrid(axis[::2], axis[::2])
     free = ~lots.blocked[::2, ::2]
     room = distance_transform_edt(free) * CELL * 2
     candidates = np.flatnonzero((room > 6.5).ravel())
     inner = [kind for kind in ("house", "flats", "park", "parking") if kind in kinds]
-    for index in random.permutation(candidates)[:900]:
+    for index in rng.permutation(candidates)[:900]:
         half = min(room.ravel()[index] * 0.7, 13.0)
-        angle = random.uniform(0, 2 * np.pi)
+        angle = rng.uniform(0, 2 * np.pi)
         segment = int(lots.roads.nearest_segment(x.ravel()[index], y.ravel()[index]))
         if segment >= 0:
             angle = float(np.arctan2(lots.roads.direction[segment, 1], lots.roads.direction[segment, 0]))
-        kind = inner[int(random.integers(len(inner)))]
+        kind = inner[int(rng.integers(len(inner)))]
         lots.add(Lot(x.ravel()[index], y.ravel()[index], np.cos(angle), np.sin(angle), half, half, kind))

@@ -1,7 +1,6 @@
-"""Appearance of surfaces at the points where rays meet them: colour, class, reflectance.
+"""Appearance of surfaces where rays hit them: colour, class, reflectance.
 
-Patterns are formulas of the place, so they are sharp at any resolution, and
-fade where they are finer than a pixel.
+Patterns are formulas of the position: they are sharp at any resolution and fade where they are finer than a pixel.
 """
 
 from dataclasses import dataclass
@@ -24,8 +23,14 @@ _PANE, _CURTAIN, _BARK, _POLE, _TYRE, _DOOR, _SOLAR = linear(
 
 @dataclass
 class Surface:
-    """The look of hits: colour (n, 3) linear light, class (n,), mirror (n,) share of the sky that is reflected,
-    soft (n,) share of the light that comes through (leaves), normal (n, 3) for shading.
+    """Appearance of n hits.
+
+    Args:
+        colour: Linear light, shape (n, 3).
+        kind: Class of each hit, index of `CLASS_NAMES`, shape (n,).
+        mirror: Fraction of the sky that is reflected, shape (n,).
+        soft: Fraction of the light that passes through (leaves), shape (n,).
+        normal: Unit normal for shading, shape (n, 3).
     """
 
     colour: np.ndarray
@@ -36,19 +41,20 @@ class Surface:
 
 
 def surface_of(layout: Layout, tables: GroundTables, cars: np.ndarray, day: Day, hits: Hits) -> Surface:
-    """The look of every hit.
+    """Compute the appearance of every hit.
 
     Args:
-        layout, tables: of the region.
-        cars: rows of `tables.CAR`, those of the view.
-        day: season and light.
-        hits: n points.
+        layout: Layout of the region.
+        tables: Lots of the layout.
+        cars: Cars of the view, rows of `tables.CAR`.
+        day: Season and light.
+        hits: Hits of rays, n of them.
 
     Returns:
-        Arrays of shape (n, ...), in the order of the hits.
+        Appearance in the order of the hits.
     """
     count = len(hits.ray)
-    look = Surface(
+    surface = Surface(
         np.zeros((count, 3), np.float32),
         np.full(count, OTHER, np.uint8),
         np.zeros(count, np.float32),
@@ -63,38 +69,38 @@ def surface_of(layout: Layout, tables: GroundTables, cars: np.ndarray, day: Day,
             continue
         some = hits.only(rows)
         if kind == mesh.GROUND:
-            look.colour[rows], look.kind[rows], look.mirror[rows] = ground_colour(layout, tables, day, some)
+            surface.colour[rows], surface.kind[rows], surface.mirror[rows] = ground_colour(layout, tables, day, some)
         elif kind == mesh.WALL:
-            look.colour[rows], look.mirror[rows] = _walls(layout.parts[some.owner], some)
-            look.kind[rows] = BUILDING
+            surface.colour[rows], surface.mirror[rows] = _walls(layout.parts[some.owner], some)
+            surface.kind[rows] = BUILDING
         elif kind == mesh.ROOF:
-            look.colour[rows], look.mirror[rows] = _roofs(layout.parts[some.owner], some)
-            look.kind[rows] = BUILDING
+            surface.colour[rows], surface.mirror[rows] = _roofs(layout.parts[some.owner], some)
+            surface.kind[rows] = BUILDING
         elif kind == mesh.CROWN:
-            look.colour[rows], look.normal[rows] = _crowns(layout.trees[some.owner], day, some)
-            look.kind[rows], look.soft[rows] = TREE, 0.35
+            surface.colour[rows], surface.normal[rows] = _crowns(layout.trees[some.owner], day, some)
+            surface.kind[rows], surface.soft[rows] = TREE, 0.35
         elif kind == mesh.TRUNK:
-            look.colour[rows] = _BARK * (0.9 + 0.25 * grain(some.point[:, 0] * 6, some.point[:, 2], 0.08))[:, None]
-            look.kind[rows] = TREE
+            surface.colour[rows] = _BARK * (0.9 + 0.25 * grain(some.point[:, 0] * 6, some.point[:, 2], 0.08))[:, None]
+            surface.kind[rows] = TREE
         elif kind == mesh.BOX:
-            look.colour[rows], look.kind[rows], look.soft[rows] = _boxes(layout.boxes[some.owner], day, some)
+            surface.colour[rows], surface.kind[rows], surface.soft[rows] = _boxes(layout.boxes[some.owner], day, some)
         elif kind == mesh.CAR:
-            look.colour[rows], look.mirror[rows] = _cars(cars[some.owner], some)
-            look.kind[rows] = CAR
+            surface.colour[rows], surface.mirror[rows] = _cars(cars[some.owner], some)
+            surface.kind[rows] = CAR
         else:
-            look.colour[rows] = _POLE if layout.domain.pavement else _BARK * 1.3
-    return look
+            surface.colour[rows] = _POLE if layout.domain.pavement else _BARK * 1.3
+    return surface
 
 
 def _local(table: np.ndarray, point: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Points in the axes of their objects, metres."""
+    """Convert points to the axes of their objects, in metres."""
     dx, dy = point[:, 0] - table["x"], point[:, 1] - table["y"]
     cos, sin = table["cos"], table["sin"]
     return dx * cos + dy * sin, dy * cos - dx * sin, point[:, 2] - table["ground"]
 
 
 def _walls(parts: np.ndarray, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
-    """Facades: render or brick, storeys with windows, doors, shop fronts, barn boards."""
+    """Return colour and reflectance of facades: render, brick or boards, windows, doors, shop fronts."""
     a, b, up = _local(parts, hits.point)
     crosswise = (hits.side & 1).astype(bool)
     length = np.where(crosswise, parts["half_y"], parts["half_x"]) * 2
@@ -144,10 +150,10 @@ def _panes(
     colour: np.ndarray,
     mirror: np.ndarray,
 ) -> None:
-    """Window glass: dark, some with a curtain, all mirror a little sky; in place."""
+    """Paint window glass, dark or with a curtain, which reflects some sky, in place."""
     rows = np.flatnonzero(glass)
-    luck = hash_unit(parts["seed"][rows] + 9, hits.side[rows], np.floor(cell[rows]), level[rows])
-    tint = np.where((luck < 0.3)[:, None], _CURTAIN * 0.75, _PANE)
+    unit = hash_unit(parts["seed"][rows] + 9, hits.side[rows], np.floor(cell[rows]), level[rows])
+    tint = np.where((unit < 0.3)[:, None], _CURTAIN * 0.75, _PANE)
     towers = (parts["style"][rows] == GLASS)[:, None]
     colour[rows] = np.where(towers, parts["facade"][rows] * 0.45 + 0.01, tint)
     mirror[rows] = np.where(towers[:, 0], 0.34, 0.22)
@@ -163,7 +169,7 @@ def _ground_floor(
     colour: np.ndarray,
     mirror: np.ndarray,
 ) -> None:
-    """Shop windows with a coloured fascia, house doors, barn and garage doors; in place."""
+    """Paint shop windows with a coloured fascia and the doors of houses, barns and garages, in place."""
     style, front = parts["style"], hits.side == 0
     shop = (style == SHOP) & (up < 3.5) & (up > 0.1)
     fascia = shop & (up > 2.7)
@@ -179,7 +185,7 @@ def _ground_floor(
 
 
 def _roofs(parts: np.ndarray, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
-    """Tiles in rows, ridge and gutter, skylights and solar panels; gravel and a parapet on flat roofs."""
+    """Return colour and reflectance of roofs: rows of tiles, ridge, skylights, solar panels; parapets of flat roofs."""
     a, b, up = _local(parts, hits.point)
     flat = parts["roof_kind"] == FLAT
     fade = np.clip(0.3 / (hits.footprint + 0.04), 0.1, 1.0)
@@ -195,10 +201,10 @@ def _roofs(parts: np.ndarray, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
     gutter = flat & ~rim & (np.minimum(inner_a, inner_b) < 0.75)
     colour[gutter] *= 0.75
     mirror = np.zeros(len(a), np.float32)
-    luck = hash_unit(parts["seed"], 41)
+    unit = hash_unit(parts["seed"], 41)
     solar = (
         ~flat
-        & (luck < 0.16)
+        & (unit < 0.16)
         & (b < 0)
         & (np.abs(a) < parts["half_x"] * 0.6)
         & (np.abs(b + parts["half_y"] * 0.5) < parts["half_y"] * 0.3)
@@ -206,7 +212,7 @@ def _roofs(parts: np.ndarray, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
     colour[solar], mirror[solar] = _SOLAR, 0.16
     sky_light = (
         ~flat
-        & (luck > 0.6)
+        & (unit > 0.6)
         & (np.abs((a + 50) % 3.4 - 1.7) < 0.4)
         & (np.abs(np.abs(b) - parts["half_y"] * 0.5) < 0.5)
         & (inner_a > 1.5)
@@ -216,7 +222,7 @@ def _roofs(parts: np.ndarray, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _crowns(trees: np.ndarray, day: Day, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
-    """Leaves: the tree's colour by the season, light and dark clumps, and a rough rounded normal."""
+    """Return colour and normal of tree crowns: seasonal colour, light and dark clumps, rounded rough normals."""
     x, y, z = hits.point.T
     needles = trees["kind"] == CONIFER
     tint = np.where(needles[:, None], 0.6 + 0.4 * day.foliage, day.foliage)
@@ -237,7 +243,7 @@ def _crowns(trees: np.ndarray, day: Day, hits: Hits) -> tuple[np.ndarray, np.nda
 
 
 def _boxes(boxes: np.ndarray, day: Day, hits: Hits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hedges, fences with slats, machines and chimneys on roofs."""
+    """Return colour, class and translucency of hedges, fences, machines and chimneys."""
     a, b, up = _local(boxes, hits.point)
     hedge = boxes["kind"] == HEDGE
     fade = np.clip(0.3 / (hits.footprint + 0.05), 0.15, 1.0)
@@ -252,7 +258,7 @@ def _boxes(boxes: np.ndarray, day: Day, hits: Hits) -> tuple[np.ndarray, np.ndar
 
 
 def _cars(cars: np.ndarray, hits: Hits) -> tuple[np.ndarray, np.ndarray]:
-    """Paint, windows around the cabin, wheels, lamps."""
+    """Return colour and reflectance of cars: paint, windows, wheels, lamps."""
     a, b, up = _local(cars, hits.point)
     scale = cars["size"]
     a, b, up = a / scale, b / scale, up / scale

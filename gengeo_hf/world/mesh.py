@@ -1,4 +1,4 @@
-"""Triangles of a layout: each has its kind, and the table and row of the object that it belongs to."""
+"""Triangle mesh of a layout: each triangle has a kind and the row of its object in the table of the kind."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,18 +11,21 @@ from gengeo_hf.world.tables import BUSH, CONIFER, FLAT, GABLE, HIP
 
 GROUND, WALL, ROOF, CROWN, TRUNK, BOX, CAR, LAMP = range(8)  # kinds of triangle
 GROUND_STEP = 12.0  # metres between the vertices of the ground
-HORIZON_METRES = 260.0  # ground beyond the laid-out square
-EAVES_OVERHANG = 0.35
+HORIZON_METRES = 260.0  # width of the ground around the region
+EAVES_OVERHANG = 0.35  # metres
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles with their meaning.
+    """Triangles with their objects.
 
     Args:
-        vertices: (v, 3) metres, float32. faces: (f, 3) int32.
-        kind: (f,) uint8, one of the constants above. owner: (f,) row of the kind's table. side: (f,) which side of it
-            (walls: 0 is y = -half_y, then counter-clockwise; car: 0 body, 1 cabin; lamp: 0 pole, 1 head).
+        vertices: Vertices in metres, float32 (v, 3).
+        faces: Vertex indices of the triangles, int32 (f, 3).
+        kind: Kind of each triangle, GROUND to LAMP, uint8 (f,).
+        owner: Row of the object in the table of the kind, int32 (f,).
+        side: Side of the object, uint8 (f,). Walls: 0 is y = -half_y, then counter-clockwise; cars: 0 body, 1 cabin;
+            lamps: 0 pole, 1 head.
     """
 
     vertices: np.ndarray
@@ -33,7 +36,7 @@ class Mesh:
 
 
 def join(pieces: list[Mesh]) -> Mesh:
-    """One mesh of several."""
+    """Join several meshes into one."""
     shifts = np.cumsum([0, *(len(piece.vertices) for piece in pieces[:-1])])
     return Mesh(
         np.concatenate([p.vertices for p in pieces]).astype(np.float32),
@@ -45,15 +48,15 @@ def join(pieces: list[Mesh]) -> Mesh:
 
 
 def static_mesh(layout: Layout) -> Mesh:
-    """Everything that both views of a place share."""
+    """Build the mesh of everything except cars, which both views share."""
     return join([_ground(layout), *_buildings(layout), *_trees(layout), _boxes(layout), *_lamps(layout)])
 
 
 def car_mesh(cars: np.ndarray) -> Mesh:
-    """The cars of one view.
+    """Build the mesh of the cars of one view.
 
     Args:
-        cars: rows of `tables.CAR`, shape (cars,).
+        cars: Rows of `tables.CAR`, shape (cars,).
     """
     vertices, faces, side = car_shell()
     return _copies(cars, vertices * cars["size"][:, None, None], faces, side, CAR)
@@ -66,12 +69,12 @@ def _copies(
     side: np.ndarray,
     kind: int,
     owner: np.ndarray | None = None,
-    turned: bool = True,
+    rotate: bool = True,
 ) -> Mesh:
-    """Place one shape (n, v, 3), in each row's own axes, at every row of a table."""
+    """Copy a shape (n, v, 3), given in the axes of each row, to the position of every row of a table."""
     count, corners = local.shape[:2]
-    cos = table["cos"][:, None] if turned else np.ones((count, 1), np.float32)
-    sin = table["sin"][:, None] if turned else np.zeros((count, 1), np.float32)
+    cos = table["cos"][:, None] if rotate else np.ones((count, 1), np.float32)
+    sin = table["sin"][:, None] if rotate else np.zeros((count, 1), np.float32)
     x = table["x"][:, None] + local[..., 0] * cos - local[..., 1] * sin
     y = table["y"][:, None] + local[..., 0] * sin + local[..., 1] * cos
     z = table["ground"][:, None] + local[..., 2]
@@ -101,12 +104,12 @@ def _ground(layout: Layout) -> Mesh:
 
 
 def _local(*columns: Any) -> np.ndarray:
-    """Stack broadcast columns into (n, 3)."""
+    """Broadcast columns and stack them into (n, 3)."""
     return np.stack(np.broadcast_arrays(*columns), -1)
 
 
 def _buildings(layout: Layout) -> list[Mesh]:
-    """Walls with gable ends, and roofs by kind."""
+    """Build walls with gable ends, and roofs by kind."""
     parts = layout.parts
     px, py, top = parts["half_x"], parts["half_y"], parts["eaves"]
     corners = [
@@ -136,7 +139,7 @@ def _flat_roof(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _eaves(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Half sides and height of the roof's lower edge, outside the walls by the overhang."""
+    """Return half sides and height of the lower edge of the roof, which overhangs the walls."""
     drop = parts["eaves"] - EAVES_OVERHANG * parts["rise"] / parts["half_y"] + 0.06
     return parts["half_x"] + EAVES_OVERHANG, parts["half_y"] + EAVES_OVERHANG, drop
 
@@ -165,7 +168,7 @@ def _hip_roof(parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _trees(layout: Layout) -> list[Mesh]:
-    """Crowns (a few shapes, turned and stretched for each tree) and trunks."""
+    """Build trunks, and crowns of a few shapes that are rotated and scaled for each tree."""
     trees, pieces = layout.trees, []
     for variant in range(CROWNS):
         for needles in (False, True):
@@ -182,18 +185,18 @@ def _trees(layout: Layout) -> list[Mesh]:
             local[..., 1] = (vertices[:, 0] * s + vertices[:, 1] * c) * some["radius"][:, None]
             low = np.where(some["kind"] == BUSH, -0.25 * some["height"], some["clear"])
             local[..., 2] = low[:, None] + (vertices[:, 2] + 1) / 2 * (some["height"] - low)[:, None]
-            pieces.append(_copies(some, local, faces, np.zeros(len(faces)), CROWN, rows, turned=False))
+            pieces.append(_copies(some, local, faces, np.zeros(len(faces)), CROWN, rows, rotate=False))
     rows = np.flatnonzero(trees["clear"] > 0.3)
     if len(rows):
         some = trees[rows]
         vertices, faces = prism(5)
         scale = np.stack([some["height"] * 0.022 + 0.04] * 2 + [some["clear"] + some["height"] * 0.25], -1)
-        pieces.append(_copies(some, vertices * scale[:, None], faces, np.zeros(len(faces)), TRUNK, rows, turned=False))
+        pieces.append(_copies(some, vertices * scale[:, None], faces, np.zeros(len(faces)), TRUNK, rows, rotate=False))
     return pieces
 
 
 def _boxes(layout: Layout) -> Mesh:
-    """Hedges, fences and machines on roofs. A box reaches a little below its foot, because the ground slopes."""
+    """Build hedges, fences and machines on roofs. Boxes extend below their base, because the ground is not level."""
     boxes = layout.boxes
     corners = [
         _local(sx * boxes["half_x"], sy * boxes["half_y"], z)
@@ -206,7 +209,7 @@ def _boxes(layout: Layout) -> Mesh:
 
 
 def _lamps(layout: Layout) -> list[Mesh]:
-    """Poles, and the arms of street lamps or the crossbars of telegraph poles."""
+    """Build poles, and the arms of street lamps or the crossbars of telegraph poles."""
     lamps = layout.lamps
     if not len(lamps):
         return []

@@ -1,6 +1,6 @@
-"""Random numbers that are a function of place: integer hashes, smooth noise, one tileable texture.
+"""Pseudo-random values as functions of keys or positions: integer hashes, value noise, tileable textures.
 
-No state: equal keys give equal values.
+The functions have no state: equal keys give equal values.
 """
 
 import functools
@@ -11,10 +11,13 @@ TEXTURE_SIZE = 512  # texels along one side of the detail texture; a power of tw
 
 
 def hash_integers(*keys: np.ndarray | int) -> np.ndarray:
-    """Mix integer arrays (broadcast together) into well-spread uint32 (the "lowbias32" finaliser after each key).
+    """Hash integer arrays to uint32 (the "lowbias32" finaliser after each key).
 
     Args:
-        keys: integers, or arrays of shapes that broadcast; the result has the common shape, at least (1,).
+        keys: Integers, or integer arrays that broadcast against each other.
+
+    Returns:
+        Hashes, uint32, of the broadcast shape, at least (1,).
     """
     mixed = np.atleast_1d(np.uint32(0x9E3779B9))
     for key in keys:
@@ -29,21 +32,24 @@ def hash_unit(*keys: np.ndarray | int) -> np.ndarray:
     """Hash integer arrays to float32 in [0, 1).
 
     Args:
-        keys: as for `hash_integers`, and so is the shape.
+        keys: Integers, or integer arrays that broadcast against each other.
+
+    Returns:
+        Hashes, float32, of the broadcast shape, at least (1,).
     """
     return (hash_integers(*keys) >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
 
 
 def smooth_noise(x: np.ndarray, y: np.ndarray, wavelength: float, seed: int) -> np.ndarray:
-    """Value noise in [0, 1] on a square lattice; `x`, `y` and `wavelength` in metres.
+    """Value noise in [0, 1] on a square lattice.
 
     Args:
-        x, y: metres, any shape.
-        wavelength: metres between nodes of the lattice.
-        seed: chooses the noise.
+        x, y: Positions in metres, any shape.
+        wavelength: Metres between the nodes of the lattice.
+        seed: Seed of the noise.
 
     Returns:
-        float32, of the shape of x.
+        Noise, float32, of the shape of x.
     """
     u, v = np.asarray(x, np.float64) / wavelength, np.asarray(y, np.float64) / wavelength
     column, row = np.floor(u).astype(np.int64), np.floor(v).astype(np.int64)
@@ -57,23 +63,23 @@ def smooth_noise(x: np.ndarray, y: np.ndarray, wavelength: float, seed: int) -> 
 
 @functools.lru_cache(maxsize=1)
 def detail_textures() -> tuple[np.ndarray, np.ndarray]:
-    """Two tileable textures, flat float32 of TEXTURE_SIZE**2: fine grain and soft blotches, mean 0, deviation 1.
+    """Return two tileable textures, fine grain and soft blotches, with mean 0 and standard deviation 1.
 
     Returns:
-        Two arrays (TEXTURE_SIZE**2,), the same ones at every call.
+        Two float32 arrays of shape (TEXTURE_SIZE**2,), the same at every call.
     """
-    random = np.random.default_rng(20260818)
+    rng = np.random.default_rng(20260818)
     fine = np.zeros((TEXTURE_SIZE, TEXTURE_SIZE), np.float32)
     soft = np.zeros_like(fine)
     for octave in range(2, 10):
-        layer = _tileable_layer(random.standard_normal((2**octave, 2**octave)).astype(np.float32))
+        layer = _tileable_layer(rng.standard_normal((2**octave, 2**octave)).astype(np.float32))
         fine += layer * np.float32(0.86 ** (9 - octave))
         soft += layer * np.float32(0.55**octave)
     return tuple(((a - a.mean()) / a.std()).astype(np.float32).ravel() for a in (fine, soft))
 
 
 def _tileable_layer(lattice: np.ndarray) -> np.ndarray:
-    """Blow a periodic lattice up to the texture size with smooth interpolation."""
+    """Interpolate a periodic lattice smoothly to the size of the texture."""
     size = lattice.shape[0]
     position = np.arange(TEXTURE_SIZE, dtype=np.float32) * (size / TEXTURE_SIZE)
     low = position.astype(np.int64)
@@ -85,7 +91,7 @@ def _tileable_layer(lattice: np.ndarray) -> np.ndarray:
 
 
 def _texel(x: np.ndarray, y: np.ndarray, metres: float) -> np.ndarray:
-    """Index into a flat detail texture whose texel is `metres` wide."""
+    """Return the index into a flat texture whose texels are `metres` wide."""
     mask = TEXTURE_SIZE - 1
     column = np.floor(x * np.float32(1 / metres)).astype(np.int32) & mask
     row = np.floor(y * np.float32(1 / metres)).astype(np.int32) & mask
@@ -93,26 +99,26 @@ def _texel(x: np.ndarray, y: np.ndarray, metres: float) -> np.ndarray:
 
 
 def grain(x: np.ndarray, y: np.ndarray, metres: float) -> np.ndarray:
-    """Fine grain at a place: mean 0, deviation 1; `metres` is the width of a texel.
+    """Fine grain at positions, with mean 0 and standard deviation 1.
 
     Args:
-        x, y: metres, any shape.
-        metres: width of a texel; the texture repeats after 512 of them.
+        x, y: Positions in metres, any shape.
+        metres: Width of a texel; the texture repeats after 512 texels.
 
     Returns:
-        float32, of the shape of x.
+        Grain, float32, of the shape of x.
     """
     return detail_textures()[0][_texel(x, y, metres)]
 
 
 def blotches(x: np.ndarray, y: np.ndarray, metres: float) -> np.ndarray:
-    """Soft blotches at a place: mean 0, deviation 1; `metres` is the width of a texel.
+    """Soft blotches at positions, with mean 0 and standard deviation 1.
 
     Args:
-        x, y: metres, any shape.
-        metres: as in `grain`.
+        x, y: Positions in metres, any shape.
+        metres: Width of a texel; the texture repeats after 512 texels.
 
     Returns:
-        float32, of the shape of x.
+        Blotches, float32, of the shape of x.
     """
     return detail_textures()[1][_texel(x, y, metres)]

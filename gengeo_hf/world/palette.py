@@ -1,4 +1,4 @@
-"""Colours of buildings, cars and land. Written as sRGB hex, used as linear light."""
+"""Colours of buildings, cars and land, defined as sRGB hex and used as linear light."""
 
 from dataclasses import dataclass
 
@@ -6,20 +6,20 @@ import numpy as np
 
 
 def linear(*colours: str) -> np.ndarray:
-    """SRGB hex colours (`aa5533`) as linear light in 0..1, float32 (n, 3)."""
+    """Convert sRGB hex colours such as `aa5533` to linear light in 0..1, float32 (n, 3)."""
     values = np.array([[int(c[i : i + 2], 16) for i in (0, 2, 4)] for c in colours], np.float32) / 255
     return np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Palette:
-    """Families of facade and roof colour. Row i of `roofs` is what a roof of facade family i looks like.
+    """Families of facade and roof colours in linear light.
 
     Args:
-        facades: linear light (families, 3).
-        roofs: linear light (families, 3).
-        plain_roofs: roofs of no family (n, 3).
-        weights: how common each family is (families,).
+        facades: Facade colour of each family, shape (families, 3).
+        roofs: Roof colour of each family, shape (families, 3).
+        plain_roofs: Roof colours without a family, shape (n, 3).
+        weights: Probability of each family, shape (families,).
     """
 
     facades: np.ndarray

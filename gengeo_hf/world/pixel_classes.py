@@ -1,4 +1,4 @@
-"""True class of every pixel of an image of the synthetic world, drawn again from the image's id."""
+"""Ground truth class of every pixel of an image of the synthetic world, rendered from the id of the image."""
 
 import re
 
@@ -6,44 +6,52 @@ import numpy as np
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.world.domains import DOMAINS
-from gengeo_hf.world.places import CameraPlace, Region, Tile
+from gengeo_hf.world.regions import CameraPosition, Region, Tile
 
 
 def ground_classes(query_id: str, size: tuple[int, int]) -> np.ndarray:
-    """Class of each pixel of a panorama: uint8 (height, width), numbers of `CLASS_NAMES`.
+    """Return the class of each pixel of a panorama.
 
     Args:
-        query_id: of a world's `queries`, for example `urban-test-0-0000-003-ground`.
-        size: height and width in pixels.
+        query_id: Id in the queries of a world, for example `urban-test-0-0000-003-ground`.
+        size: Height and width in pixels.
+
+    Returns:
+        Indices of `CLASS_NAMES`, uint8 (height, width).
 
     Raises:
-        GenGeoError: it is not an id of a synthetic world.
+        GenGeoError: The id does not belong to a synthetic world.
     """
-    region, numbers = _parsed(query_id.removesuffix("-ground"))
-    kinds = region.draw_ground(_place(region, numbers), size, 1, truth=True).kinds
-    assert kinds is not None  # truth=True gives it
+    region, numbers = _parse(query_id.removesuffix("-ground"))
+    kinds = region.draw_ground(_camera_position(region, numbers), size, 1, with_labels=True).kinds
+    assert kinds is not None  # because of with_labels=True
     return kinds
 
 
 def aerial_classes(tile_id: str, size: tuple[int, int]) -> np.ndarray:
-    """Class of each pixel of a tile: uint8 (height, width), numbers of `CLASS_NAMES`.
+    """Return the class of each pixel of a tile.
 
     Args:
-        tile_id: of a world's `gallery`.
-        size: height and width in pixels.
+        tile_id: Id in the gallery of a world.
+        size: Height and width in pixels.
+
+    Returns:
+        Indices of `CLASS_NAMES`, uint8 (height, width).
 
     Raises:
-        GenGeoError: it is not an id of a synthetic world.
+        GenGeoError: The id does not belong to a synthetic world.
     """
-    region, numbers = _parsed(tile_id)
-    tile = _grid_tile(region, tile_id) if DOMAINS[region.domain].off_centre else _place(region, numbers).tiles[0]
-    kinds = region.draw_aerial(tile, size, 1, truth=True).kinds
+    region, numbers = _parse(tile_id)
+    tile = (
+        _grid_tile(region, tile_id) if DOMAINS[region.domain].off_centre else _camera_position(region, numbers).tiles[0]
+    )
+    kinds = region.draw_aerial(tile, size, 1, with_labels=True).kinds
     assert kinds is not None
     return kinds
 
 
-def _parsed(name: str) -> tuple[Region, list[int]]:
-    """The region that an id names, and the numbers after it."""
+def _parse(name: str) -> tuple[Region, list[int]]:
+    """Split an id into its region and the numbers after it."""
     found = re.fullmatch(r"([a-z]+)-([a-z]+)-(\d+)-(\d{4})((?:-\d{3})+)", name)
     if found is None or found[1] not in DOMAINS:
         raise GenGeoError(f"{name!r} is not an id of the synthetic world, such as urban-test-0-0000-003-ground")
@@ -51,18 +59,18 @@ def _parsed(name: str) -> tuple[Region, list[int]]:
     return Region(found[1], found[2], int(found[3]), int(found[4])), numbers
 
 
-def _place(region: Region, numbers: list[int]) -> CameraPlace:
-    """The camera place of a number."""
+def _camera_position(region: Region, numbers: list[int]) -> CameraPosition:
+    """Return the camera position of a number."""
     most = DOMAINS[region.domain].pairs_per_region
     if len(numbers) != 1 or numbers[0] >= most:
-        named = "-".join(f"{number:03d}" for number in numbers)
-        raise GenGeoError(f"region {region.area} has the places 000 to {most - 1:03d}, found {named}")
-    return region.places(numbers[0] + 1)[numbers[0]]
+        found = "-".join(f"{number:03d}" for number in numbers)
+        raise GenGeoError(f"region {region.area} has the positions 000 to {most - 1:03d}, found {found}")
+    return region.camera_positions(numbers[0] + 1)[numbers[0]]
 
 
 def _grid_tile(region: Region, tile_id: str) -> Tile:
-    """A tile of the off-centre domain, whose tiles lie on a grid that all of a region's places share."""
-    full = region.places(DOMAINS[region.domain].pairs_per_region)
+    """Return a tile of the off-centre domain, whose tiles are on a grid that all positions of a region share."""
+    full = region.camera_positions(DOMAINS[region.domain].pairs_per_region)
     for tile in region.tiles(full):
         if tile.name == tile_id:
             return tile

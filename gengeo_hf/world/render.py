@@ -1,4 +1,4 @@
-"""Both views of a place: rays, light, pixels."""
+"""Ray-traced images of a region: panoramas from the street and tiles from above."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from gengeo_hf.world.light import Day, develop, expose, sky
 from gengeo_hf.world.materials import surface_of
 from gengeo_hf.world.scene import Hits, RegionScene
 
-TOP_DEGREES, BOTTOM_DEGREES = 35.0, -35.0  # vertical range of a panorama, as the crops of CVUSA and CVACT
+TOP_DEGREES, BOTTOM_DEGREES = 35.0, -35.0  # vertical range of a panorama, as in the crops of CVUSA and CVACT
 EYE_METRES = 2.0  # height of the camera above the road
-_AERIAL_HEIGHT = 240.0  # metres above the ground from which aerial rays start
-_CHUNK = 1 << 17  # rays at a time: a large picture must not need gigabytes
-_CONTRAST = 0.12  # of sRGB, 0..1: neighbouring pixels that differ by more are drawn with all samples
-_SHIFTS = {  # places of the samples inside a pixel, down and right, 0..1
+_AERIAL_HEIGHT = 240.0  # height in metres at which aerial rays start
+_CHUNK = 1 << 17  # rays that are traced at a time, which bounds the memory of large images
+_CONTRAST = 0.12  # difference of sRGB values in 0..1 above which neighbouring pixels are rendered with all samples
+_SHIFTS = {  # positions of the samples inside a pixel, down and right, 0..1
     1: [(0.5, 0.5)],
     2: [(0.25, 0.3), (0.75, 0.7)],
     4: [(0.2, 0.4), (0.4, 0.8), (0.6, 0.2), (0.8, 0.6)],
@@ -25,7 +25,13 @@ _SHIFTS = {  # places of the samples inside a pixel, down and right, 0..1
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn view: image (h, w, 3) uint8; on demand kinds (h, w) uint8 (see CLASS_NAMES) and depth (h, w) metres."""
+    """A rendered image.
+
+    Args:
+        image: RGB image, uint8 (height, width, 3).
+        kinds: Class of each pixel, index of `CLASS_NAMES`, uint8 (height, width); None without labels.
+        depth: Distance of each pixel in metres, infinite in the sky, float32 (height, width); None without labels.
+    """
 
     image: np.ndarray
     kinds: np.ndarray | None = None
@@ -33,13 +39,16 @@ class Picture:
 
 
 def panorama_rays(size: tuple[int, int], shift: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
-    """Directions (h * w, 3) float32 of a panorama's pixels, row by row.
+    """Return the directions of the pixels of a panorama.
 
-    North is the centre column; azimuth grows to the right, so the left edge is south.
+    The centre column faces north; the azimuth grows to the right, so that the left edge faces south.
 
     Args:
-        size: (height, width) pixels.
-        shift: the place inside each pixel, down and right, 0..1.
+        size: Height and width in pixels.
+        shift: Position inside each pixel, down and right, 0..1.
+
+    Returns:
+        Unit vectors, float32 (height * width, 3), row by row.
     """
     height, width = size
     up = np.radians(TOP_DEGREES + (np.arange(height) + shift[0]) * ((BOTTOM_DEGREES - TOP_DEGREES) / height))
@@ -55,13 +64,16 @@ def tile_points(
     sides: tuple[float, float],
     shift: tuple[float, float] = (0.5, 0.5),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ground x and y (h * w,) in metres of a tile's pixels, row by row, north up; `sides`: (north-south, east-west).
+    """Return the ground positions of the pixels of a north-up tile.
 
     Args:
-        size: (height, width) pixels.
-        centre: metres east and north of the region's centre.
-        sides: metres.
-        shift: the place inside each pixel, down and right, 0..1.
+        size: Height and width in pixels.
+        centre: Centre in metres east and north of the centre of the region.
+        sides: Sides in metres from north to south and from west to east.
+        shift: Position inside each pixel, down and right, 0..1.
+
+    Returns:
+        x and y in metres, float32 (height * width,), row by row.
     """
     height, width = size
     x = centre[0] + ((np.arange(width) + shift[1]) / width - 0.5) * sides[1]
@@ -70,7 +82,7 @@ def tile_points(
 
 
 def _rough(image: np.ndarray) -> np.ndarray:
-    """Whether each pixel of (h, w, 3) differs from a direct neighbour by more than `_CONTRAST`, (h * w,) bool."""
+    """Return whether each pixel of (h, w, 3) differs from a neighbour by more than `_CONTRAST`, bool (h * w,)."""
     rough = np.zeros(image.shape[:2], bool)
     for axis in (0, 1):
         edge = (np.abs(np.diff(image, axis=axis)) > _CONTRAST).any(-1)
@@ -82,26 +94,26 @@ def _rough(image: np.ndarray) -> np.ndarray:
 
 
 class Renderer:
-    """Draws pictures of one region.
+    """Renders images of one region.
 
     Args:
-        scene: the region.
+        scene: Scene of the region.
     """
 
     def __init__(self, scene: RegionScene) -> None:
         self.scene, self.tables = scene, GroundTables(scene.layout)
 
     def panorama(
-        self, day: Day, x: float, y: float, size: tuple[int, int], samples: int = 2, truth: bool = False
+        self, day: Day, x: float, y: float, size: tuple[int, int], samples: int = 2, with_labels: bool = False
     ) -> Picture:
-        """The 360 degree view from (x, y), metres east and north of the region's centre.
+        """Render the panorama of 360 degrees at a position; its centre column faces north.
 
         Args:
-            day: season and light.
-            x, y: of the camera.
-            size: (height, width) pixels; north is in the middle column.
-            samples: rays for each pixel on an edge; 1, 2 or 4.
-            truth: give the class of each pixel too.
+            day: Season and light.
+            x, y: Position of the camera in metres east and north of the centre of the region.
+            size: Height and width in pixels.
+            samples: Rays per pixel at edges: 1, 2 or 4.
+            with_labels: Whether to return the class and the depth of each pixel too.
         """
         eye = np.array([x, y, float(self.scene.layout.land.height(np.array(x), np.array(y))) + EYE_METRES], np.float32)
         spread = np.radians((TOP_DEGREES - BOTTOM_DEGREES) / size[0])
@@ -110,7 +122,7 @@ class Renderer:
             direction = panorama_rays(size, shift)
             return np.broadcast_to(eye, direction.shape), direction
 
-        return self._draw("ground", day, size, rays, samples, float(spread), 0.0, truth)
+        return self._draw("ground", day, size, rays, samples, float(spread), 0.0, with_labels)
 
     def tile(
         self,
@@ -121,17 +133,18 @@ class Renderer:
         sides: tuple[float, float] = (TILE_METRES, TILE_METRES),
         lean: tuple[float, float] = (0.0, 0.0),
         samples: int = 2,
-        truth: bool = False,
+        with_labels: bool = False,
     ) -> Picture:
-        """The view from above of a box around (x, y). `lean` is how far, east and north, a metre of height moves.
+        """Render the north-up tile around a position.
 
         Args:
-            day: season and light.
-            x, y: of the centre, metres east and north of the region's centre.
-            size: (height, width) pixels, north up.
-            sides: metres from north to south and from west to east.
-            lean: metres for each metre of height.
-            samples, truth: as in `panorama`.
+            day: Season and light.
+            x, y: Centre in metres east and north of the centre of the region.
+            size: Height and width in pixels.
+            sides: Sides in metres from north to south and from west to east.
+            lean: Displacement in metres, east and north, of points one metre above the ground.
+            samples: Rays per pixel at edges: 1, 2 or 4.
+            with_labels: Whether to return the class and the depth of each pixel too.
         """
         base = float(self.scene.layout.land.height(np.array(x), np.array(y)))
         down = np.array([-lean[0], -lean[1], -1.0])
@@ -143,7 +156,7 @@ class Renderer:
             origin = np.stack([px + lean[0] * rise, py + lean[1] * rise, np.full_like(px, _AERIAL_HEIGHT)], 1)
             return origin, np.broadcast_to(down, origin.shape)
 
-        return self._draw("aerial", day, size, rays, samples, 0.0, sides[0] / size[0], truth)
+        return self._draw("aerial", day, size, rays, samples, 0.0, sides[0] / size[0], with_labels)
 
     def _draw(
         self,
@@ -154,10 +167,12 @@ class Renderer:
         samples: int,
         spread: float,
         width: float,
-        truth: bool,
+        with_labels: bool,
     ) -> Picture:
-        """The picture, developed, and the truth at the centres of the pixels. Pixels that differ much from a neighbour
-        get all samples and their mean, the others one: patterns inside a surface fade by themselves (materials.py).
+        """Render an image, and its labels at the centres of the pixels.
+
+        Only pixels that differ from a neighbour are the mean of all samples; patterns inside a surface need one sample
+        because they fade where they are fine (materials.py).
         """
         shifts = _SHIFTS[samples]
         first = self._exposed(view, day, *rays(shifts[0]), spread, width)
@@ -169,7 +184,7 @@ class Renderer:
                 total += self._exposed(view, day, origin[rough], direction[rough], spread, width)
             first[rough] = total / np.float32(len(shifts))
         image = develop(day, first.reshape(*size, 3))
-        if not truth:
+        if not with_labels:
             return Picture(image)
         origin, direction = rays((0.5, 0.5))
         hits = self.scene.trace(view, np.ascontiguousarray(origin), np.ascontiguousarray(direction), spread, width)
@@ -181,7 +196,7 @@ class Renderer:
     def _exposed(
         self, view: str, day: Day, origin: np.ndarray, direction: np.ndarray, spread: float, width: float
     ) -> np.ndarray:
-        """What the camera records (n, 3), 0..1, along each ray; a part at a time."""
+        """Return the exposed sRGB values (n, 3) in 0..1 along each ray, computed in chunks."""
         parts = [slice(start, start + _CHUNK) for start in range(0, len(direction), _CHUNK)] or [slice(0)]
         return np.concatenate(
             [expose(day, self._radiance(view, day, origin[p], direction[p], spread, width)) for p in parts]
@@ -190,7 +205,7 @@ class Renderer:
     def _radiance(
         self, view: str, day: Day, origin: np.ndarray, direction: np.ndarray, spread: float, width: float
     ) -> np.ndarray:
-        """Light (n, 3) that arrives along each ray."""
+        """Return the light (n, 3) that arrives along each ray."""
         origin, direction = np.ascontiguousarray(origin), np.ascontiguousarray(direction)
         hits = self.scene.trace(view, origin, direction, spread, width)
         colour = np.empty((len(direction), 3), np.float32)
@@ -202,25 +217,25 @@ class Renderer:
         return colour
 
     def _lit(self, view: str, day: Day, hits: Hits) -> np.ndarray:
-        """Light that surfaces send back: sun with shadows, sky from above, light from the ground, mirrors, haze."""
-        look = surface_of(self.scene.layout, self.tables, self.scene.layout.cars[view], day, hits)
-        facing = look.normal @ day.sun
-        sunny = np.clip(facing, 0, 1) * (1 - look.soft) + np.clip(facing * 0.5 + 0.5, 0, 1) * look.soft
+        """Return the light of hit surfaces: sun with shadows, skylight, light from the ground, reflections, haze."""
+        surface = surface_of(self.scene.layout, self.tables, self.scene.layout.cars[view], day, hits)
+        facing = surface.normal @ day.sun
+        sunny = np.clip(facing, 0, 1) * (1 - surface.soft) + np.clip(facing * 0.5 + 0.5, 0, 1) * surface.soft
         rows = np.flatnonzero(sunny > 0.01)
         dark = rows[self.scene.shaded(view, hits.point[rows] + hits.normal[rows] * np.float32(0.03), day.sun)]
-        sunny[dark] *= look.soft[dark] * 0.5 + np.float32(0.04)
-        above = (0.62 + 0.38 * look.normal[:, 2])[:, None]
+        sunny[dark] *= surface.soft[dark] * 0.5 + np.float32(0.04)
+        above = (0.62 + 0.38 * surface.normal[:, 2])[:, None]
         light = sunny[:, None] * day.sun_colour + above * day.sky_colour
-        light += (np.clip(0.5 - 0.5 * look.normal[:, 2], 0, 1) * 0.25 * day.sun_colour.mean())[:, None] * np.array(
+        light += (np.clip(0.5 - 0.5 * surface.normal[:, 2], 0, 1) * 0.25 * day.sun_colour.mean())[:, None] * np.array(
             [1.0, 0.95, 0.85], np.float32
         )
-        colour = look.colour * light
-        mirror = np.flatnonzero(look.mirror > 0)
+        colour = surface.colour * light
+        mirror = np.flatnonzero(surface.mirror > 0)
         if len(mirror):
             d, n = hits.direction[mirror], hits.normal[mirror]
             bounced = d - 2 * np.einsum("ij,ij->i", d, n)[:, None] * n
             bounced[:, 2] = np.abs(bounced[:, 2])
-            share = look.mirror[mirror, None]
+            share = surface.mirror[mirror, None]
             colour[mirror] = colour[mirror] * (1 - share) + sky(day, bounced) * share
         path = hits.distance if view == "ground" else np.full(len(hits.ray), 45.0, np.float32)
         air = np.exp(-np.float32(day.haze) * path)[:, None]

@@ -1,4 +1,4 @@
-"""Scenes of a region for the ray caster: one for each view, because the two views have different cars."""
+"""Ray-casting scenes of a region, one for each view, because the views have different cars."""
 
 import functools
 from dataclasses import dataclass
@@ -15,12 +15,16 @@ from gengeo_hf.world.mesh import Mesh, car_mesh, join, static_mesh
 
 @dataclass
 class Hits:
-    """What rays met. Rows are the rays that met something, in the order of the rays.
+    """Hits of n rays, in the order of the rays; rays without a hit are omitted.
 
     Args:
-        ray: (n,) number of the ray. point, normal, direction: (n, 3); the normal faces the ray's origin.
-        distance: (n,) metres. kind, owner, side: (n,) as in `mesh.Mesh`.
-        footprint: (n,) width of the ray on a surface that faces it, metres: finer patterns must fade.
+        ray: Index of the ray, shape (n,).
+        point: Hit point in metres, shape (n, 3).
+        normal: Unit normal that faces the origin of the ray, shape (n, 3).
+        direction: Direction of the ray, shape (n, 3).
+        distance: Length of the ray in metres, shape (n,).
+        kind, owner, side: Kind, row and side of the object as in `mesh.Mesh`, shape (n,).
+        footprint: Width of the ray on a perpendicular surface in metres, shape (n,); finer patterns must fade.
     """
 
     ray: np.ndarray
@@ -34,10 +38,10 @@ class Hits:
     footprint: np.ndarray
 
     def only(self, rows: np.ndarray) -> "Hits":
-        """The hits of some rows.
+        """Select rows.
 
         Args:
-            rows: integers (k,) or bool (n,).
+            rows: Indices (k,) or bool mask (n,).
         """
         return Hits(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
@@ -46,8 +50,8 @@ class RegionScene:
     """The scenes of both views of one region.
 
     Args:
-        layout: what stands in the region.
-        frame: where the region lies on Earth.
+        layout: Layout of the region.
+        frame: Position of the region on Earth.
     """
 
     def __init__(self, layout: Layout, frame: LocalFrame) -> None:
@@ -57,12 +61,14 @@ class RegionScene:
         self.casters = {view: _caster(mesh) for view, mesh in self.meshes.items()}
 
     def trace(self, view: str, origin: np.ndarray, direction: np.ndarray, spread: float, width: float = 0.0) -> Hits:
-        """The first thing that each ray meets.
+        """Find the first surface that each ray hits.
 
         Args:
-            view: whose cars.
-            origin, direction: (n, 3) float32, directions of length 1.
-            spread: radians between neighbouring rays; `width`: metres between them at their origin.
+            view: View, "ground" or "aerial", which decides about the cars.
+            origin: Origins of the rays in metres, float32 (n, 3).
+            direction: Unit vectors, float32 (n, 3).
+            spread: Angle between neighbouring rays in radians.
+            width: Distance between neighbouring rays at their origin in metres.
         """
         found = self.casters[view].run(origin, direction, query="INTERSECT", output=True)
         ray = np.flatnonzero(found["primID"] >= 0)
@@ -84,27 +90,27 @@ class RegionScene:
         )
 
     def shaded(self, view: str, point: np.ndarray, towards: np.ndarray) -> np.ndarray:
-        """Whether something stands between each point (n, 3) and a light in direction `towards` (3,).
+        """Test whether points are in the shadow of a distant light.
 
         Args:
-            view: "ground" or "aerial": whose cars.
-            point: metres; where the light must arrive.
-            towards: of length 1.
+            view: View, "ground" or "aerial", which decides about the cars.
+            point: Points in metres, shape (n, 3).
+            towards: Unit vector towards the light, shape (3,).
 
         Returns:
-            bool (n,)
+            Bool array of shape (n,), True in the shadow.
         """
         direction = np.ascontiguousarray(np.broadcast_to(towards.astype(np.float32), point.shape))
         return self.casters[view].run(np.ascontiguousarray(point), direction, query="OCCLUDED") >= 0
 
 
 def _caster(mesh: Mesh) -> Any:
-    """An Embree scene of a mesh."""
+    """Build an Embree scene from a mesh."""
     try:
         from embreex import rtcore_scene
         from embreex.mesh_construction import TriangleMesh
     except ImportError as error:
-        raise MissingExtraError("embreex", "world", "draw the synthetic world") from error
+        raise MissingExtraError("embreex", "world", "render the synthetic world") from error
     scene = rtcore_scene.EmbreeScene()
     TriangleMesh(scene, mesh.vertices, mesh.faces)
     return scene
@@ -112,11 +118,11 @@ def _caster(mesh: Mesh) -> Any:
 
 @functools.lru_cache(maxsize=2)
 def region_scene(domain: str, split: str, seed: int, region: int) -> RegionScene:
-    """The scene of a region; a pure function of its arguments, the last two stay in memory.
+    """Build the scene of a region; a pure function of its arguments that keeps the last two scenes in memory.
 
     Raises:
-        GenGeoError: unknown domain or split, or a region number beyond the split's room.
-        MissingExtraError: embreex is not installed.
+        GenGeoError: The domain or split is unknown, or the region number is too large.
+        MissingExtraError: The package embreex is not installed.
     """
     index = list(DOMAINS).index(domain_named(domain).name)
     frame = region_frame(index, split, region)

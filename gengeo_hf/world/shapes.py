@@ -1,16 +1,16 @@
-"""Shapes that occur many times in a region: crowns, trunks, cars. Unit sized, made once."""
+"""Meshes of shapes that occur many times in a region: crowns, trunks, cars."""
 
 import functools
 
 import numpy as np
 from scipy.spatial import ConvexHull
 
-CROWNS = 5  # different crowns of each kind
+CROWNS = 5  # number of crown shapes of each kind
 
 
 @functools.lru_cache(maxsize=1)
 def _sphere() -> tuple[np.ndarray, np.ndarray]:
-    """A sphere of 42 vertices and 80 triangles: an icosahedron with its edges halved."""
+    """Return a sphere of 42 vertices and 80 triangles: an icosahedron with subdivided edges."""
     g = (1 + 5**0.5) / 2
     corners = np.array([(0, a, b * g) for a in (-1, 1) for b in (-1, 1)], float)
     points = np.concatenate([corners, np.roll(corners, 1, 1), np.roll(corners, 2, 1)])
@@ -27,14 +27,14 @@ def _sphere() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=1)
 def crown_variants() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Lumpy crowns in the unit ball: vertices (42, 3), faces (80, 3)."""
-    random = np.random.default_rng(7)
+    """Return `CROWNS` irregular crowns in the unit ball: vertices (42, 3) and faces (80, 3) of each."""
+    rng = np.random.default_rng(7)
     points, faces = _sphere()
     shapes = []
     for _ in range(CROWNS):
-        lumps = random.standard_normal((6, 3))
+        lumps = rng.standard_normal((6, 3))
         lumps /= np.linalg.norm(lumps, axis=1, keepdims=True)
-        swell = np.clip(points @ lumps.T - 0.55, 0, None).sum(1) * 0.5 + random.uniform(-0.09, 0.09, len(points))
+        swell = np.clip(points @ lumps.T - 0.55, 0, None).sum(1) * 0.5 + rng.uniform(-0.09, 0.09, len(points))
         shape = points * (0.86 + swell)[:, None]
         shape[:, 2] = np.clip(shape[:, 2], -0.9, None)
         shapes.append((shape / np.abs(shape).max(), faces))
@@ -43,22 +43,22 @@ def crown_variants() -> list[tuple[np.ndarray, np.ndarray]]:
 
 @functools.lru_cache(maxsize=1)
 def conifer_variants() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Tiers of jagged cones between z = -1 and z = 1, radius 1 at the lowest tier.
+    """Return `CROWNS` conifers: tiers of jagged cones from z = -1 to z = 1, with radius 1 at the lowest tier.
 
     Returns:
-        For each variant vertices, float64 (v, 3), and faces, integers (f, 3).
+        Vertices, float64 (v, 3), and faces, int (f, 3), of each variant.
     """
-    random, sides = np.random.default_rng(11), 10
+    rng, sides = np.random.default_rng(11), 10
     shapes = []
     for _ in range(CROWNS):
         vertices: list[tuple[float, float, float]] = []
         faces: list[tuple[int, int, int]] = []
         for low, high, radius in ((-1.0, -0.1, 1.0), (-0.55, 0.35, 0.78), (-0.1, 0.72, 0.56), (0.3, 1.0, 0.34)):
-            turn = np.arange(sides) * 2 * np.pi / sides + random.uniform(0, 1)
-            wide = radius * np.where(np.arange(sides) % 2, 0.72, 1.0) * random.uniform(0.88, 1.12, sides)
+            turn = np.arange(sides) * 2 * np.pi / sides + rng.uniform(0, 1)
+            wide = radius * np.where(np.arange(sides) % 2, 0.72, 1.0) * rng.uniform(0.88, 1.12, sides)
             first = len(vertices)
             vertices += [
-                (w * np.cos(t), w * np.sin(t), low + random.uniform(0, 0.1)) for w, t in zip(wide, turn, strict=True)
+                (w * np.cos(t), w * np.sin(t), low + rng.uniform(0, 0.1)) for w, t in zip(wide, turn, strict=True)
             ]
             vertices.append((0.0, 0.0, high))
             faces += [(first + i, first + (i + 1) % sides, first + sides) for i in range(sides)]
@@ -67,13 +67,13 @@ def conifer_variants() -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def prism(sides: int) -> tuple[np.ndarray, np.ndarray]:
-    """An upright prism of radius 1 from z = 0 to z = 1 with a lid.
+    """Return an upright prism of radius 1 from z = 0 to z = 1 with a top.
 
     Args:
-        sides: of its base.
+        sides: Number of sides.
 
     Returns:
-        Vertices, float64 (2 sides, 3), and faces, integers (f, 3).
+        Vertices, float64 (2 * sides, 3), and faces, int (f, 3).
     """
     turn = np.arange(sides) * 2 * np.pi / sides
     ring = np.stack([np.cos(turn), np.sin(turn)], 1)
@@ -87,10 +87,10 @@ def prism(sides: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def car_shell() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A car of 4.3 m along x: vertices in metres, faces, and side 0 (body) or 1 (cabin).
+    """Return the mesh of a car of 4.3 m along x.
 
     Returns:
-        float64 (16, 3), integers (faces, 3), and integers (faces,).
+        Vertices in metres, float64 (16, 3), faces, int (f, 3), and the side of each face, 0 (body) or 1 (cabin), (f,).
     """
     body = [
         (x, y, z)

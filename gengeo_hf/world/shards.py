@@ -1,6 +1,6 @@
-"""Stored regions: draw one, write it, read it back, notice damage.
+"""Cached regions: render a region, write it, and check it for damage.
 
-A worker process imports this file, so it must stay light: no torch, no datasets.
+Worker processes import this module, so it must not import torch or datasets.
 """
 
 import io
@@ -16,17 +16,24 @@ from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, write_json
-from gengeo_hf.world.places import CameraPlace, Region, Tile
+from gengeo_hf.world.regions import CameraPosition, Region, Tile
 
-VERTICAL_FOV = 70.0  # degrees of elevation that a panorama shows, see `panorama_rays`
+VERTICAL_FOV = 70.0  # degrees of elevation of a panorama, see `panorama_rays`
 TABLES = ("queries", "gallery")
-_SMALL_PIXELS = 50_000  # up to here PNG; above, JPEG at quality 95: a noisy PNG is five times as large
-_EDGE_SAMPLES = 2  # rays of a pixel on an edge in larger pictures; in small ones the eye cannot tell 2 from 1
+_SMALL_PIXELS = 50_000  # images up to this size are PNG, larger ones JPEG of quality 95: a PNG is five times as large
+_EDGE_SAMPLES = 2  # rays per pixel at edges in larger images; in small images 1 and 2 look the same
 
 
 @dataclass(frozen=True)
 class Job:
-    """One region to draw: its first `count` places, into `folder`; sizes are (height, width) in pixels."""
+    """A region to render.
+
+    Args:
+        region: Region.
+        count: Number of camera positions, from the first.
+        ground_size, aerial_size: Image sizes (height, width) in pixels.
+        folder: Directory to write.
+    """
 
     region: Region
     count: int
@@ -36,12 +43,12 @@ class Job:
 
 
 def samples_for(size: tuple[int, int]) -> int:
-    """Rays for each pixel on an edge of a picture of this (height, width)."""
+    """Return the number of rays per pixel at edges for an image of size (height, width)."""
     return 1 if size[0] * size[1] <= _SMALL_PIXELS else _EDGE_SAMPLES
 
 
 def encode(image: Any) -> bytes:
-    """A picture (h, w, 3) uint8 as PNG, or as JPEG where that would be large."""
+    """Encode an image, uint8 (h, w, 3), as PNG, or as JPEG above `_SMALL_PIXELS`."""
     buffer, picture = io.BytesIO(), Image.fromarray(image)
     if image.shape[0] * image.shape[1] <= _SMALL_PIXELS:
         picture.save(buffer, "PNG", compress_level=1)
@@ -50,24 +57,24 @@ def encode(image: Any) -> bytes:
     return buffer.getvalue()
 
 
-def draw_shard(job: Job, schemas: dict[str, pa.Schema], tell: Callable[[float], None]) -> None:
-    """Draw a region's pictures and write its folder in one step.
+def draw_shard(job: Job, schemas: dict[str, pa.Schema], report: Callable[[float], None]) -> None:
+    """Render the images of a region and write its directory atomically.
 
     Args:
-        job: what to draw.
+        job: Region to render.
         schemas: Arrow schemas of `TABLES`.
-        tell: called with the share of a pair that has been drawn, for progress bars.
+        report: Called with the number of pairs (a fraction) that were rendered since the last call.
     """
-    places = job.region.places(job.count)
-    tiles = job.region.tiles(places)
+    positions = job.region.camera_positions(job.count)
+    tiles = job.region.tiles(positions)
     gallery = []
     for tile in tiles:
         gallery.append(_gallery_row(job, tile))
-        tell(0.5 * len(places) / len(tiles))
+        report(0.5 * len(positions) / len(tiles))
     queries = []
-    for place in places:
-        queries.append(_query_row(job, place))
-        tell(0.5)
+    for position in positions:
+        queries.append(_query_row(job, position))
+        report(0.5)
     with atomic_folder(job.folder) as temporary:
         checks = {}
         for name, rows in zip(TABLES, (queries, gallery), strict=True):
@@ -78,14 +85,14 @@ def draw_shard(job: Job, schemas: dict[str, pa.Schema], tell: Callable[[float], 
         write_json(temporary / "shard.json", checks)
 
 
-def _query_row(job: Job, place: CameraPlace) -> dict[str, Any]:
-    lat, lon = job.region.scene.frame.to_degrees(place.x, place.y)
-    picture = job.region.draw_ground(place, job.ground_size, samples_for(job.ground_size))
+def _query_row(job: Job, position: CameraPosition) -> dict[str, Any]:
+    lat, lon = job.region.scene.frame.to_degrees(position.x, position.y)
+    picture = job.region.draw_ground(position, job.ground_size, samples_for(job.ground_size))
     return {
-        "query_id": f"{job.region.area}-{place.number:03d}-ground",
+        "query_id": f"{job.region.area}-{position.number:03d}-ground",
         "ground": {"bytes": encode(picture.image), "path": None},
-        "positive": place.tiles[0].name,
-        "semi_positives": [tile.name for tile in place.tiles[1:]],
+        "positive": position.tiles[0].name,
+        "semi_positives": [tile.name for tile in position.tiles[1:]],
         "lat": float(lat),
         "lon": float(lon),
         "heading": 0.0,
@@ -114,10 +121,10 @@ def _gallery_row(job: Job, tile: Tile) -> dict[str, Any]:
 
 
 def check_shard(folder: Path) -> None:
-    """Compare a stored region with the sums that were written beside it.
+    """Compare a cached region with the checksums that were written with it.
 
     Raises:
-        GenGeoError: a file is missing, cut short or changed; says what to delete.
+        GenGeoError: A file is missing, truncated or changed. The message names the directory to delete.
     """
     try:
         checks = json.loads((folder / "shard.json").read_text(encoding="utf-8"))

@@ -1,10 +1,10 @@
-"""The columns of a layout's tables, and a growing table."""
+"""Columns and constants of the tables of a layout, and a table that grows by rows."""
 
 from typing import Any
 
 import numpy as np
 
-_PLACE = [("x", "f4"), ("y", "f4"), ("ground", "f4")]  # metres; `ground` is the height of the land there
+_POSITION = [("x", "f4"), ("y", "f4"), ("ground", "f4")]  # metres; `ground` is the height of the land there
 _TURN = [("cos", "f4"), ("sin", "f4")]  # direction of the object's own x axis
 
 FLAT, GABLE, HIP = range(3)
@@ -12,10 +12,10 @@ HOUSE, FLATS, SHOP, BARN, SHED, GLASS = range(6)
 ROUND, CONIFER, POPLAR, BUSH = range(4)
 HEDGE, FENCE, MACHINE, WALL_BOX = range(4)
 
-# A part of a building: a box with a roof. Half sides along its own axes; heights above the ground in metres.
+# A part of a building: a box with a roof. Half sides along its axes and heights above the ground are metres.
 PART = np.dtype(
     [
-        *_PLACE,
+        *_POSITION,
         *_TURN,
         ("half_x", "f4"),
         ("half_y", "f4"),
@@ -32,13 +32,21 @@ PART = np.dtype(
         ("seed", "i4"),
     ]
 )
-# `clear` is the height of the trunk below the crown.
+# `clear` is the height of the trunk below the crown in metres.
 TREE = np.dtype(
-    [*_PLACE, ("height", "f4"), ("radius", "f4"), ("clear", "f4"), ("kind", "i4"), ("colour", "f4", 3), ("seed", "i4")]
+    [
+        *_POSITION,
+        ("height", "f4"),
+        ("radius", "f4"),
+        ("clear", "f4"),
+        ("kind", "i4"),
+        ("colour", "f4", 3),
+        ("seed", "i4"),
+    ]
 )
 BOX = np.dtype(
     [
-        *_PLACE,
+        *_POSITION,
         *_TURN,
         ("half_x", "f4"),
         ("half_y", "f4"),
@@ -48,27 +56,27 @@ BOX = np.dtype(
         ("seed", "i4"),
     ]
 )
-CAR = np.dtype([*_PLACE, *_TURN, ("size", "f4"), ("colour", "f4", 3), ("seed", "i4")])
-LAMP = np.dtype([*_PLACE, *_TURN, ("height", "f4"), ("pole_only", "?")])
+CAR = np.dtype([*_POSITION, *_TURN, ("size", "f4"), ("colour", "f4", 3), ("seed", "i4")])
+LAMP = np.dtype([*_POSITION, *_TURN, ("height", "f4"), ("pole_only", "?")])
 
 
 class Table:
-    """Rows gathered one by one, given as one structured array."""
+    """A table that is filled row by row and returned as a structured array.
+
+    Args:
+        dtype: Structured dtype of the rows.
+    """
 
     def __init__(self, dtype: np.dtype) -> None:
         self.dtype = dtype
         self.rows: list[tuple[Any, ...]] = []
 
     def add(self, **values: Any) -> None:
-        """Append a row; a column that is not named is 0."""
+        """Append a row; columns without a value are 0."""
         self.rows.append(
             tuple(values.get(name, (0, 0, 0) if self.dtype[name].shape else 0) for name in self.dtype.names or ())
         )
 
     def array(self) -> np.ndarray:
-        """All rows.
-
-        Returns:
-            (rows,) of the table's dtype.
-        """
+        """Return all rows as an array of shape (rows,)."""
         return np.array(self.rows, self.dtype)

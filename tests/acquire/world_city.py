@@ -1,7 +1,6 @@
-"""A made-up city for a rehearsal: what the photo service would say and send, and an orthophoto of the same ground.
+"""A synthetic city for a rehearsal: photos and entities of the photo service, and an orthophoto of the same ground.
 
-Panoramas are whole spheres whose middle looks anywhere, as the entities' headings say; the world draws 70 degrees of
-them.
+Panoramas are full spheres with random headings, which the entities state; the world renders 70 degrees of elevation.
 """
 
 import json
@@ -10,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from gengeo_hf.common.geo import Bounds
-from gengeo_hf.world.places import Region
+from gengeo_hf.world.regions import Region
 
 WIDTH, HEIGHT = 256, 128  # of a panorama; the drawn band is 70 of 180 degrees
 BAND = 50
@@ -34,7 +33,7 @@ def write_city(folder, regions, photos=150):
     for number in range(regions):
         region = Region("urban", "train", 11, number)
         frame = region.scene.frame
-        for place in region.places(photos):
+        for place in region.camera_positions(photos):
             name = str((number + 1) * 10_000_000_000_000_000 + place.number)
             heading = float(np.random.default_rng(place.number).uniform(0, 360))
             write_panorama(folder / f"{name}.jpg", region, place, heading)

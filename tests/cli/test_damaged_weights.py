@@ -1,4 +1,4 @@
-"""Every command that reads a checkpoint refuses one with damaged weights: one line, an exit code, no output."""
+"""Commands with a checkpoint with damaged weights: one line on stderr, an exit code, and no output files."""
 
 import logging
 import shutil
@@ -17,7 +17,7 @@ from tests.data.folders import picture
 NAME = "heads.shared.projection.bias"
 
 
-def edited(change):
+def edit(change):
     def damage(file):
         tensors = load_file(file)
         change(tensors)
@@ -30,11 +30,11 @@ def truncate(file):
     file.write_bytes(file.read_bytes()[:-1000])
 
 
-# Name of the damage -> what does it, and what the message says.
+# Name of the damage -> function that damages the file, and text of the error message.
 DAMAGES = {
-    "missing key": (edited(lambda tensors: tensors.pop(NAME)), f"lacks {NAME}"),
-    "unexpected key": (edited(lambda tensors: tensors.update(extra=torch.ones(2))), "has the unknown weight extra"),
-    "NaN": (edited(lambda tensors: tensors[NAME].fill_(float("nan"))), f"{NAME} holds values that are not finite"),
+    "missing key": (edit(lambda tensors: tensors.pop(NAME)), f"lacks {NAME}"),
+    "unexpected key": (edit(lambda tensors: tensors.update(extra=torch.ones(2))), "has the unknown weight extra"),
+    "NaN": (edit(lambda tensors: tensors[NAME].fill_(float("nan"))), f"{NAME} holds values that are not finite"),
     "truncated": (truncate, "incomplete metadata, file not fully covered"),
 }
 DEVICE = ("--device", "cpu")
@@ -58,7 +58,7 @@ optimisation: {{epochs: 1}}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Twelve pairs, their tiles as a table of imagery, a checkpoint, and an index of the tiles by it."""
+    """Twelve pairs, a table of their tiles, a checkpoint, and an index of the tiles made with it."""
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.imagery import open_imagery
     from gengeo_hf.index import GeoIndex
@@ -84,14 +84,14 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def run(data, gengeo, tmp_path, monkeypatch, capfd):
-    """Run a command of COMMANDS, or the training, beside a copy of the checkpoint."""
+    """Run a command of COMMANDS, or the training, in a directory with a copy of the checkpoint."""
     monkeypatch.chdir(tmp_path)
     shutil.copytree(data / "model", "model")
     library_logging.disable_progress_bar()  # as the command line does before it imports transformers
 
     def run(command):
         if command in COMMANDS:
-            return gengeo(*(word.format(data=data) for word in COMMANDS[command]))
+            return gengeo(*(argument.format(data=data) for argument in COMMANDS[command]))
         monkeypatch.setattr(sys, "argv", ["train.py", "--config", str(data / "train.yaml")])
         library_logging.set_verbosity_warning()  # its default, which a command line before this one changes
         code, logged, handler = 0, [], logging.Handler()
@@ -118,10 +118,10 @@ def test_command_with_undamaged_weights_succeeds(run, command, tmp_path):
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("command", [*COMMANDS, "training"])
-def test_command_with_damaged_weights_is_one_line_and_leaves_nothing(run, command, damage, tmp_path):
-    change, words = DAMAGES[damage]
-    change(tmp_path / "model" / "model.safetensors")
+def test_command_with_damaged_weights_gives_one_line_and_no_files(run, command, damage, tmp_path):
+    damage_file, message = DAMAGES[damage]
+    damage_file(tmp_path / "model" / "model.safetensors")
     code, out, err = run(command)
     assert code in (1, 2) and out == ""
-    assert err.startswith("error: ") and err.count("\n") == 1 and words in err
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

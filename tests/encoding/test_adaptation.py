@@ -1,4 +1,4 @@
-"""Centring and the mirror image: against slow formulas, and what is refused."""
+"""Centring and mirror images, compared with slow formulas; invalid arguments."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def vectors(count, seed, shift=0.0):
 
 
 def mirrored(vectors):
-    """Descriptors of vectors whose mirror image is their reverse, as an encoder with `Adaptation(flip=True)` gives."""
+    """Descriptors of vectors whose mirror image is their reverse, as of an encoder with `Adaptation(flip=True)`."""
     return Adaptation(flip=True).apply([unit(vectors), unit(vectors)[:, ::-1]], "ground")
 
 
@@ -45,14 +45,14 @@ def test_adapted_similarity_is_the_mean_of_the_centred_similarities(flip):
     assert np.allclose(np.linalg.norm(ground, axis=1), 1, atol=1e-6)
 
 
-def test_the_gallery_alone_serves_both_views():
+def test_fit_adaptation_of_the_gallery_is_used_for_both_views():
     tiles = unit(vectors(40, 1, 0.5))
     fitted = fit_adaptation(tiles)
     assert fitted.name == "centering=gallery" and fitted.images == 40
     assert np.allclose(fitted.means["ground"], tiles.mean(0), atol=1e-6)
 
 
-def test_too_few_images_and_photos_of_one_street_are_refused():
+def test_fit_adaptation_of_too_few_images_or_one_street_raises_an_error():
     tiles, photos = unit(vectors(40, 1)), unit(vectors(40, 2))
     with pytest.raises(GenGeoError, match="at least 30 photos from different locations, found 10"):
         fit_adaptation(tiles, photos[:10])
@@ -67,7 +67,7 @@ def test_too_few_images_and_photos_of_one_street_are_refused():
     assert fit_adaptation(tiles, photos, photo_positions=unknown).centering == "photos"
 
 
-def test_the_fingerprint_follows_everything_that_is_done():
+def test_fingerprint_depends_on_the_whole_adaptation():
     tiles = unit(vectors(40, 1))
     first, other = fit_adaptation(tiles), fit_adaptation(unit(vectors(40, 1) + 1e-3))
     photos = fit_adaptation(tiles, tiles)
@@ -77,7 +77,7 @@ def test_the_fingerprint_follows_everything_that_is_done():
     assert first.fingerprint("b" * 64) not in {x.fingerprint("a" * 64) for x in all_of_them}
 
 
-def test_means_that_do_not_fit_are_refused():
+def test_adaptation_of_unsuitable_means_raises_an_error():
     mean = np.zeros(DIM, dtype=np.float32)
     for wrong in ({"ground": mean}, {"ground": mean, "aerial": mean[1:]}, {"ground": mean, "aerial": mean + np.nan}):
         with pytest.raises(GenGeoError, match="finite mean"):
@@ -88,7 +88,7 @@ def test_means_that_do_not_fit_are_refused():
         Adaptation(False, {"ground": mean, "aerial": mean}, "both")
 
 
-def test_an_adapted_encoder_describes_the_mirror_image_and_knows_its_width(tiny_model, tiny_processor):
+def test_adapted_encoder_encodes_the_mirror_image_with_twice_the_width(tiny_model, tiny_processor):
     encoder = Encoder(tiny_model, tiny_processor, device="cpu")
     images = [
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (56, 56, 3), dtype=np.uint8)) for i in range(30)
@@ -108,7 +108,7 @@ def test_an_adapted_encoder_describes_the_mirror_image_and_knows_its_width(tiny_
         AdaptedEncoder(encoder, fit_adaptation(plain[:, :8]))
 
 
-def test_the_mean_of_the_gallery_does_not_serve_two_heads(tiny_config, tiny_processor):
+def test_adapted_encoder_with_two_heads_and_the_mean_of_the_gallery_raises_an_error(tiny_config, tiny_processor):
     model = GenGeoModel(GenGeoConfig(**{**TINY, "share_aggregator": False}))
     encoder = Encoder(model, tiny_processor, device="cpu")
     tiles = unit(np.random.default_rng(0).normal(size=(30, encoder.dim)))

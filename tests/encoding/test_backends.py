@@ -1,4 +1,4 @@
-"""What computes descriptors: OpenVINO and bfloat16 beside torch in float32, and the choice between them."""
+"""Backends: OpenVINO and bfloat16 compared with torch in float32, and the choice between them."""
 
 import numpy as np
 import pytest
@@ -26,12 +26,12 @@ def cosine(one, other):
 
 @pytest.fixture
 def large(monkeypatch):
-    """Any model counts as large enough for a trial."""
+    """Make any model large enough for a trial."""
     monkeypatch.setattr(trial, "SMALL", 0)
 
 
 class Made:
-    """A backend that takes a while to give what it was told."""
+    """Backend that returns a given result after a delay."""
 
     name, dtype = "made", "up"
 
@@ -48,7 +48,7 @@ class Made:
     [(0.01, 0.0, True), (0.049, 0.0, False), (0.2, 0.0, False), (0.01, 0.2, False)],
     ids=["faster", "within the margin", "slower", "faster but different"],
 )
-def test_a_faster_way_is_taken_only_if_it_agrees(seconds, noise, taken):
+def test_run_trial_takes_a_faster_backend_only_if_it_agrees(seconds, noise, taken):
     answer = np.eye(2, 8, dtype=np.float32)
     plain, other = Made(answer, 0.05), Made(answer + np.float32(noise), seconds)
     found = trial.run_trial(plain, {"other": lambda: other}, pixels(), "CPU")
@@ -58,7 +58,7 @@ def test_a_faster_way_is_taken_only_if_it_agrees(seconds, noise, taken):
         assert "differs (cosine 0.9" in found.reason or "differs (cosine 0.8" in found.reason
 
 
-def test_a_way_that_cannot_be_built_is_told_and_left_out():
+def test_run_trial_names_a_backend_that_cannot_be_built():
     def broken():
         raise GenGeoError("no such kernel")
 
@@ -67,7 +67,7 @@ def test_a_way_that_cannot_be_built_is_told_and_left_out():
     assert found.backend is plain and "other: no such kernel" in found.reason
 
 
-def test_a_way_that_is_plainly_slower_is_given_up_after_a_first_look():
+def test_run_trial_drops_a_much_slower_backend_after_a_short_probe():
     answer, passes = np.eye(1, 8, dtype=np.float32), []
 
     class Slow(Made):
@@ -80,7 +80,7 @@ def test_a_way_that_is_plainly_slower_is_given_up_after_a_first_look():
     assert passes == [112] and "slow 0." in found.reason and "in a short probe" in found.reason
 
 
-def test_a_choice_is_remembered_for_the_same_model_and_machine(tiny_checkpoint, large, tmp_path, monkeypatch):
+def test_choose_uses_the_cached_trial_of_the_same_model_and_machine(tiny_checkpoint, large, tmp_path, monkeypatch):
     monkeypatch.setenv("GENGEO_TRIALS", str(tmp_path / "trials.json"))
     monkeypatch.setattr(trial, "installed", lambda: False)
     monkeypatch.setattr(trial, "has_bfloat16", lambda: True)
@@ -105,7 +105,7 @@ def test_a_choice_is_remembered_for_the_same_model_and_machine(tiny_checkpoint, 
     assert len(settled) == 3
 
 
-def test_small_models_keep_torch_in_float32_without_a_word(tiny_checkpoint, monkeypatch):
+def test_choose_for_a_small_model_is_torch_in_float32_without_a_reason(tiny_checkpoint, monkeypatch):
     monkeypatch.setattr(trial, "has_bfloat16", lambda: True)
     plain = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
     chosen = Encoder.from_pretrained(tiny_checkpoint, device="cpu", backend="auto", compute_dtype="auto")
@@ -114,7 +114,7 @@ def test_small_models_keep_torch_in_float32_without_a_word(tiny_checkpoint, monk
     assert chosen.fingerprint == plain.fingerprint
 
 
-def test_the_trial_of_a_large_model_says_what_it_found(tiny_checkpoint, large, monkeypatch):
+def test_choose_for_a_large_model_states_the_result_of_the_trial(tiny_checkpoint, large, monkeypatch):
     def opened(**options):
         return Encoder.from_pretrained(tiny_checkpoint, device="cpu", **options).choice
 
@@ -123,7 +123,7 @@ def test_the_trial_of_a_large_model_says_what_it_found(tiny_checkpoint, large, m
     reason = opened(backend="auto", compute_dtype="auto").reason
     assert "no bfloat16 instructions" in reason and "gengeo_hf[openvino]" in reason
     monkeypatch.setattr(trial, "has_bfloat16", lambda: True)
-    assert "not worth it for 3" in opened(backend="auto", compute_dtype="auto", expected_images=3).reason
+    assert "for 3 images" in opened(backend="auto", compute_dtype="auto", expected_images=3).reason
     monkeypatch.setattr(trial, "MARGIN", 1e9)
     assert "nothing was faster in a trial (torch bfloat16 " in opened(backend="auto", compute_dtype="auto").reason
     monkeypatch.setattr(trial, "MARGIN", 0)
@@ -138,16 +138,16 @@ def test_the_trial_of_a_large_model_says_what_it_found(tiny_checkpoint, large, m
     assert opened(compute_dtype="float32").backend.dtype == "float32"
 
 
-def test_bfloat16_multiplies_rounded_and_gives_unit_vectors(tiny_model):
+def test_torch_backend_in_bfloat16_rounds_and_returns_unit_vectors(tiny_model):
     plain, half = TorchBackend(tiny_model), TorchBackend(tiny_model, "bfloat16")
     found = half.encode_pixels(pixels(), "ground")
     assert found.dtype == np.float32 and 0.99 < cosine(found, plain.encode_pixels(pixels(), "ground")) < 1 - 1e-7
-    with pytest.raises(GenGeoError, match=r"weights are torch.bfloat16 values.*leave --dtype out"):
+    with pytest.raises(GenGeoError, match=r"weights are torch.bfloat16.*leave --dtype out"):
         trial.choose(LoadedModel(tiny_model.bfloat16(), None), "torch", "float32")
 
 
 @pytest.mark.parametrize("kind", ["salad", "registers", "dinov3", "convnext salad"])
-def test_weights_rounded_once_give_the_bits_of_autocast(kind):
+def test_torch_backend_with_rounded_weights_equals_autocast_bit_for_bit(kind):
     model = build(kind)
     high, wide = patch_sides(model.config.backbone_config)
     images = pixels(2, 4 * high, 4 * wide)
@@ -160,7 +160,7 @@ def test_weights_rounded_once_give_the_bits_of_autocast(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["salad", pytest.param("not shared", marks=pytest.mark.slow)])
-def test_openvino_gives_the_descriptors_of_torch_at_any_size(kind):
+def test_openvino_backend_equals_torch_at_any_size(kind):
     pytest.importorskip("openvino")
     model = build(kind)
     found = OpenVinoBackend(model, "float32")
@@ -178,7 +178,7 @@ def test_openvino_gives_the_descriptors_of_torch_at_any_size(kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["learned dustbin", "registers", "netvlad", "gem", "dinov3", "convnext salad"])
-def test_openvino_converts_every_architecture(kind):
+def test_openvino_backend_converts_every_architecture(kind):
     pytest.importorskip("openvino")
     model = build(kind)
     high, wide = patch_sides(model.config.backbone_config)
@@ -191,7 +191,7 @@ def test_openvino_converts_every_architecture(kind):
 
 
 @pytest.mark.slow
-def test_openvino_cuts_descriptors_and_leaves_the_model_alone(tiny_checkpoint):
+def test_openvino_backend_truncates_descriptors_and_keeps_the_model(tiny_checkpoint):
     pytest.importorskip("openvino")
     plain = Encoder.from_pretrained(tiny_checkpoint, device="cpu", truncate_dim=8)
     fast = Encoder.from_pretrained(tiny_checkpoint, backend="openvino", truncate_dim=8)
@@ -207,7 +207,7 @@ def test_openvino_cuts_descriptors_and_leaves_the_model_alone(tiny_checkpoint):
     )
 
 
-def test_what_openvino_cannot_do_is_one_line(tiny_model, monkeypatch):
+def test_openvino_backend_of_unsupported_models_raises_one_line(tiny_model, monkeypatch):
     pytest.importorskip("openvino")
     import openvino
 
@@ -222,7 +222,7 @@ def test_what_openvino_cannot_do_is_one_line(tiny_model, monkeypatch):
 
 
 @pytest.mark.slow
-def test_an_index_of_one_backend_is_searched_with_another(gengeo, tiny_checkpoint, tmp_path):
+def test_index_of_one_backend_is_searched_with_another(gengeo, tiny_checkpoint, tmp_path):
     pytest.importorskip("openvino")
     for number in range(4):
         Image.effect_noise((64, 64), 40 + 30 * number).convert("RGB").save(tmp_path / f"{number}.png")
@@ -245,7 +245,7 @@ def test_an_index_of_one_backend_is_searched_with_another(gengeo, tiny_checkpoin
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_graph_that_an_engine_refuses_is_one_line(tmp_path, engine):
+def test_graph_that_an_engine_cannot_open_raises_one_line(tmp_path, engine):
     pytest.importorskip(engine)
     from gengeo_hf.encoding.backends.graphs import graph_backend
 

@@ -1,4 +1,4 @@
-"""Checkpoints as encoders: shortened descriptors, and what an index remembers of them."""
+"""Encoders of checkpoints: truncated descriptors, input scale, and indexes with them."""
 
 import json
 
@@ -14,7 +14,7 @@ from tests.hub.test_hub import pairs, photo
 from tests.stubs import ListSource
 
 
-def test_shortened_descriptors_are_those_of_the_model_told_to_shorten(tiny_checkpoint, tiny_model, tmp_path):
+def test_truncate_equals_a_model_with_truncate_dim(tiny_checkpoint, tiny_model, tmp_path):
     whole = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
     images = [photo(seed) for seed in range(3)]
     prefix = whole.encode(images, "aerial")[:, :8]
@@ -31,14 +31,16 @@ def test_shortened_descriptors_are_those_of_the_model_told_to_shorten(tiny_check
     assert stored.dim == 8 and stored.fingerprint == short.fingerprint
     stored.truncate(24)
     assert stored.dim == 24 and np.allclose(stored.encode(images, "aerial"), whole.encode(images, "aerial"), atol=1e-6)
-    assert stored.fingerprint == before and stored.truncate_dim is None  # whole ones, however they came to be whole
+    assert (
+        stored.fingerprint == before and stored.truncate_dim is None
+    )  # full width has the same fingerprint in every case
     with pytest.raises(GenGeoError, match="have 24 values: they cannot be truncated to 25"):
         whole.truncate(25)
     whole.truncate(24)
     assert whole.fingerprint == before
 
 
-def test_an_index_of_shortened_descriptors_shortens_those_of_photos(tiny_checkpoint, tmp_path):
+def test_index_of_truncated_descriptors_truncates_those_of_photos(tiny_checkpoint, tmp_path):
     encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu", truncate_dim=8)
     index = GeoIndex.build(encoder, pairs(), tmp_path / "short.gengeo")
     assert index.descriptors.shape == (3, 8)
@@ -49,7 +51,7 @@ def test_an_index_of_shortened_descriptors_shortens_those_of_photos(tiny_checkpo
         GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "short.gengeo", device="cpu", truncate_dim=4)
 
 
-def test_a_photo_from_pil_has_the_descriptor_of_its_file(tiny_checkpoint, tmp_path):
+def test_encode_of_a_pil_photo_equals_its_file(tiny_checkpoint, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held upright
     photo().save(tmp_path / "photo.png", exif=exif)
@@ -60,7 +62,7 @@ def test_a_photo_from_pil_has_the_descriptor_of_its_file(tiny_checkpoint, tmp_pa
     assert np.allclose(opened, file, atol=1e-6) and not np.allclose(lying, file, atol=1e-3)
 
 
-def test_what_cannot_encode_is_refused_in_one_line(tiny_checkpoint, tiny_model, tiny_processor):
+def test_encoder_with_invalid_arguments_raises_one_line(tiny_checkpoint, tiny_model, tiny_processor):
     with pytest.raises(GenGeoError, match="batch_size is 0"):  # it would give back memory that nobody wrote to
         Encoder(tiny_model, tiny_processor, device="cpu", batch_size=0)
     with pytest.raises(GenGeoError, match="runs exported graphs"):  # it would compute with torch
@@ -73,7 +75,7 @@ def test_what_cannot_encode_is_refused_in_one_line(tiny_checkpoint, tiny_model, 
         Encoder.from_pretrained(tiny_checkpoint, device="cpu")
 
 
-def test_an_input_scale_gives_fewer_tokens_and_another_fingerprint(tiny_checkpoint):
+def test_scale_input_gives_smaller_images_and_another_fingerprint(tiny_checkpoint):
     plain = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
     small = Encoder.from_pretrained(tiny_checkpoint, device="cpu", input_scale=0.75)
     assert small.view_sizes == {"ground": {"height": 28, "width": 84}, "aerial": {"height": 42, "width": 42}}
@@ -91,7 +93,7 @@ def test_an_input_scale_gives_fewer_tokens_and_another_fingerprint(tiny_checkpoi
             plain.scale_input(scale)
 
 
-def test_fast_is_refused_for_a_model_that_has_seen_one_size(tiny_checkpoint):
+def test_scale_input_fast_of_a_model_trained_with_one_size_raises_an_error(tiny_checkpoint):
     with pytest.raises(GenGeoError, match="not trained with images of several sizes"):
         Encoder.from_pretrained(tiny_checkpoint, device="cpu", input_scale="fast")
     record = tiny_checkpoint / "gengeo_training.json"
@@ -119,7 +121,7 @@ def test_photos_are_encoded_at_the_input_scale_of_the_index(tiny_checkpoint, tmp
         GeoLocalizer.from_pretrained(tiny_checkpoint, tmp_path / "small.gengeo", device="cpu", input_scale=1.0)
 
 
-def test_all_parts_of_a_checkpoint_come_from_one_place_with_one_token(tiny_checkpoint, monkeypatch):
+def test_from_pretrained_loads_all_parts_with_one_revision_and_token(tiny_checkpoint, monkeypatch):
     from transformers import AutoConfig, utils
 
     from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel

@@ -1,4 +1,4 @@
-"""Joined models: the similarity is the mean of their similarities, in arrays, indexes and evaluations."""
+"""Fused models: similarities are means of the branches, in arrays, indexes and evaluations."""
 
 import json
 
@@ -35,7 +35,7 @@ def pictures(count, height, width, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
 
 
-def test_the_similarity_is_the_mean_of_the_branches_similarities(branches, tmp_path):
+def test_fused_similarity_is_the_mean_of_the_branches(branches, tmp_path):
     photos, tiles = pictures(4, 42, 168), pictures(5, 60, 60, 1)
     expected = np.zeros((4, 5))
     for folder in branches:
@@ -54,7 +54,7 @@ def test_the_similarity_is_the_mean_of_the_branches_similarities(branches, tmp_p
     assert len({fused.fingerprint, other_order.fingerprint, fused.branches[0].fingerprint}) == 3
 
 
-def test_an_index_is_built_and_searched_with_a_fused_model(branches, tmp_path, gengeo):
+def test_index_with_a_fused_model_is_built_and_searched(branches, tmp_path, gengeo):
     from PIL import Image
 
     rows, folder = ["image,lat,lon"], tmp_path / "tiles"
@@ -73,7 +73,7 @@ def test_an_index_is_built_and_searched_with_a_fused_model(branches, tmp_path, g
     assert code == 0 and "60." in out, err
 
 
-def test_what_a_fused_model_cannot_do_is_said_in_one_line(branches, tmp_path):
+def test_fused_encoder_of_unsupported_calls_raises_one_line(branches, tmp_path):
     fused = Encoder.from_pretrained(fuse(branches, tmp_path / "both"))
     for call, message in (
         (lambda: fused.model, "descriptors only"),
@@ -97,7 +97,7 @@ def test_what_a_fused_model_cannot_do_is_said_in_one_line(branches, tmp_path):
         Encoder.from_pretrained(tmp_path / "both")
 
 
-def test_a_photo_without_the_view_of_a_model_is_one_line(branches, tmp_path, gengeo):
+def test_fused_encoder_of_a_photo_without_the_needed_view_raises_one_line(branches, tmp_path, gengeo):
 
     encoder = Encoder.from_pretrained(branches[1])
     with pytest.raises(GenGeoError, match="needs a whole panorama"):

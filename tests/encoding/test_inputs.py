@@ -1,4 +1,4 @@
-"""What the public calls of an encoder take: one image or many, in every form."""
+"""Arguments of an encoder's public methods: one image or many, in every form."""
 
 import http.server
 import io
@@ -82,7 +82,7 @@ def test_encode_call_options_set_batch_size_and_bar(encoder, image, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("images", "words"),
+    ("images", "message"),
     [
         ("photo.jpg", "there is no image photo.jpg"),
         (["photo.jpg"], "there is no image photo.jpg"),
@@ -91,13 +91,13 @@ def test_encode_call_options_set_batch_size_and_bar(encoder, image, monkeypatch,
         ({"file": "a"}, "expected bytes or path"),
     ],
 )
-def test_encode_what_is_not_an_image_is_one_line(encoder, images, words):
-    with pytest.raises(GenGeoError, match=words):
+def test_encode_of_other_objects_raises_one_line(encoder, images, message):
+    with pytest.raises(GenGeoError, match=message):
         encoder.encode_ground(images)
 
 
 @pytest.mark.parametrize("view", ["sky", ["ground"], None])
-def test_encode_unknown_view_is_one_line(encoder, image, view):
+def test_encode_with_an_unknown_view_raises_one_line(encoder, image, view):
     with pytest.raises(GenGeoError, match='expected "ground" for photos or "aerial" for tiles'):
         encoder.encode(image, view)
 
@@ -138,14 +138,14 @@ def test_encode_address_is_fetched_by_python_calls_only(encoder, image, file):
         np.testing.assert_allclose(encoder.encode_ground(f"{home}/photo.png"), encoder.encode_ground(file), atol=1e-6)
         with pytest.raises(GenGeoError, match="404"):
             encoder.encode_ground(f"{home}/other.png")
-        with pytest.raises(GenGeoError, match="web address"):  # a table of a stranger may name any address
+        with pytest.raises(GenGeoError, match="web address"):  # an untrusted table may contain any address
             list(encoder.encode_stream([f"{home}/photo.png"], "ground"))
         server.shutdown()
     with pytest.raises(GenGeoError, match="cannot be fetched"):
         encoder.encode_ground(f"{home}/photo.png")
 
 
-def test_every_encoder_has_all_members_of_the_protocol(encoder):
+def test_encoders_have_all_members_of_the_protocol(encoder):
     stub = StubEncoder()
     batching = BatchingEncoder(stub)
     for one in (encoder, stub, batching):

@@ -1,4 +1,4 @@
-"""One photo has one descriptor, whatever form it comes in: modes, bit depths, number formats, orientations."""
+"""A photo has the same descriptor in every form: modes, bit depths, number formats, orientations."""
 
 import importlib.util
 import io
@@ -38,7 +38,7 @@ MODES = {
 
 
 def photo_files(folder):
-    """Each mode as a PNG, and a JPEG with many times the pixels that a model looks at."""
+    """Each mode as a PNG, and a JPEG with many more pixels than the model's input."""
     files = {}
     for mode, make in MODES.items():
         image, options = make()
@@ -52,7 +52,7 @@ def photo_files(folder):
 
 
 def module_of(path, name):
-    """A file that travels to the Hub, as a module."""
+    """Load a file that is published on the Hub as a module."""
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -61,7 +61,7 @@ def module_of(path, name):
 
 @pytest.fixture
 def space(tiny_checkpoint, tmp_path, monkeypatch):
-    """The Space's module, with a stand-in for gradio."""
+    """Load the module of the Space, with a stub of gradio."""
     Image.init()
     monkeypatch.setattr(Image, "ID", [*Image.ID])  # the Space shortens Pillow's list of formats for its whole process
     monkeypatch.setitem(sys.modules, "gradio", MagicMock())
@@ -71,7 +71,7 @@ def space(tiny_checkpoint, tmp_path, monkeypatch):
 
 
 def test_every_interface_gives_the_descriptor_of_the_file(tiny_checkpoint, tmp_path, space, monkeypatch):
-    """Every mode, orientation and bit depth by every way in, against `Encoder.encode` of the path."""
+    """Every mode, orientation and bit depth by every interface, compared with `Encoder.encode` of the path."""
     from transformers import pipeline
 
     from gengeo_hf.index import GeoIndex
@@ -132,7 +132,7 @@ def test_bfloat16_descriptors_have_a_cosine_of_0_99_to_float32(tiny_checkpoint, 
 def test_graphs_of_onnx_agree_on_pixels_and_have_a_cosine_of_0_9999_on_files(
     tiny_checkpoint, tiny_model, tiny_processor, tmp_path
 ):
-    """Without torch photos are resized by Pillow, within one grey level of torch."""
+    """Without torch, photos are resized by Pillow, within one grey level of torch."""
     pytest.importorskip("onnxruntime")
     from gengeo_hf.hub.onnx import export_onnx
 
@@ -149,7 +149,7 @@ def test_graphs_of_onnx_agree_on_pixels_and_have_a_cosine_of_0_9999_on_files(
 
 @pytest.mark.slow
 def test_int8_graphs_have_a_cosine_of_0_98_to_float32_on_files(tiny_checkpoint, tiny_model, tiny_processor, tmp_path):
-    """0.98 is what an export must reach on photos that did not calibrate it. Every form of a file agrees exactly."""
+    """An export must reach 0.98 on photos that did not calibrate it. All forms of a file agree exactly."""
     pytest.importorskip("onnxruntime")
     from gengeo_hf.hub.calibration_images import CalibrationImages
     from gengeo_hf.hub.int8 import LOWEST_COSINE, export_int8
@@ -223,12 +223,12 @@ def test_grey_arrays_of_16_bits_agree_with_their_file(tiny_model, tiny_processor
     np.testing.assert_allclose(encoder.encode_ground(deep), encoder.encode_ground(tmp_path / "deep.png"), atol=1e-5)
 
 
-def test_pixel_values_given_as_an_image_are_refused(tiny_processor):
+def test_pixel_values_given_as_an_image_raise_an_error(tiny_processor):
     with pytest.raises(ValueError, match="expected 0 to 1, or 0 to 255"):
         tiny_processor(torch.randn(3, 28, 28), view="ground")
 
 
-def test_scaled_floats_are_left_alone_without_rescaling(tiny_processor):
+def test_scaled_floats_are_not_changed_without_rescaling(tiny_processor):
     scaled = torch.rand(3, 28, 112)
     found = tiny_processor(scaled, view="ground", do_rescale=False, do_normalize=False, return_tensors="pt")
     assert torch.allclose(found["pixel_values"][0], scaled)

@@ -36,7 +36,7 @@ def encoded_pairs(rng, fingerprint="0" * 64):
     photos /= np.linalg.norm(photos, axis=1, keepdims=True)
     positions = np.stack(offset(LAT, LON, np.arange(QUERIES) * 1000.0, 0.0), axis=1)
     names = [f"q{n}" for n in range(QUERIES)], [f"t{n}" for n in range(QUERIES)]
-    truth = GroundTruth("made-up", *names, np.arange(QUERIES), None, positions, positions, [None] * QUERIES)
+    truth = GroundTruth("random", *names, np.arange(QUERIES), None, positions, positions, [None] * QUERIES)
     about = {"name": "stub", "fingerprint": fingerprint, "trained_on": None}
     return EncodedData(photos, tiles, truth, find_protocol("table"), about, {})
 

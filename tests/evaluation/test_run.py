@@ -20,7 +20,7 @@ from gengeo_hf.evaluation import run as script
 from gengeo_hf.evaluation.ground_truth import GroundTruth, pair_hashes
 from gengeo_hf.evaluation.protocols import find_protocol, view_headings
 from gengeo_hf.evaluation.results import Result
-from tests.training.made_up import made_up_pairs
+from tests.training.random_pairs import random_pairs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -33,7 +33,7 @@ def run(tiny_checkpoint, tmp_path, monkeypatch):
     def run(out="x.json", protocol="world-urban", **more):
         result = script.evaluate(
             tiny_checkpoint,
-            made_up_pairs(40, seed=1),
+            random_pairs(40, seed=1),
             protocol,
             descriptors=tmp_path / "descriptors",
             device="cpu",
@@ -58,7 +58,7 @@ def test_result_states_its_data_and_model_and_loads_unchanged(run, tmp_path):
     assert loaded.summary["protocol"]["name"] == "world-urban"
     assert len(loaded.summary["model"]["fingerprint"]) == 64
     assert loaded.summary["dataset"] | {"fingerprint": ""} == {
-        "name": "made-up/train",
+        "name": "random/train",
         "queries": 40,
         "gallery": 40,
         "complete": False,
@@ -134,7 +134,7 @@ def test_check_limited_view_of_photos_raises_an_error():
 
 def test_evaluate_in_memory_equals_evaluate_with_stored_descriptors(run, tiny_checkpoint):
     kept = run().summary
-    assert script.evaluate(tiny_checkpoint, made_up_pairs(40, seed=1), "world-urban", device="cpu").summary == kept
+    assert script.evaluate(tiny_checkpoint, random_pairs(40, seed=1), "world-urban", device="cpu").summary == kept
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_command_with_json_prints_only_one_object_in_percent(tiny_checkpoint, tm
 def test_evaluate_on_training_pairs_raises_an_error_except_on_the_training_split(tiny_model, tiny_processor):
     from gengeo_hf.encoding.encoder import Encoder
 
-    trained, other = made_up_pairs(40, seed=1), made_up_pairs(12, seed=1)
+    trained, other = random_pairs(40, seed=1), random_pairs(12, seed=1)
     encoder = Encoder(tiny_model, tiny_processor, device="cpu")
     encoder.training_record = {
         "training_pairs": pair_hashes(trained),
@@ -216,12 +216,12 @@ def test_evaluate_with_two_processes_equals_one_process(tiny_checkpoint, tmp_pat
             sys.path.insert(0, {str(REPOSITORY)!r})
             from gengeo_hf.evaluation import run as script
             from pathlib import Path
-            from tests.training.made_up import made_up_pairs
+            from tests.training.random_pairs import random_pairs
             script.encode_to_store = functools.partial(script.encode_to_store, shard_rows=8)
             model, protocol, out = sys.argv[1:]
             state = script.process_state()
             result = script.evaluate(
-                model, made_up_pairs(40, seed=1), protocol, descriptors=Path(out).parent / "descriptors", device="cpu"
+                model, random_pairs(40, seed=1), protocol, descriptors=Path(out).parent / "descriptors", device="cpu"
             )
             if state.is_main_process:
                 result.save(out)
@@ -261,7 +261,7 @@ def test_encode_to_store_of_crops_is_the_same_for_any_number_of_processes(tiny_m
     from gengeo_hf.data.loading import GroundImages
     from gengeo_hf.encoding.encoder import Encoder
 
-    encoder, pairs = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=4), made_up_pairs(20)
+    encoder, pairs = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=4), random_pairs(20)
     photos, ids = GroundImages(pairs), pairs.queries["query_id"][:]
     headings = view_headings(find_protocol("world-urban-fov180-unknown"), 20, seed=3)
     given = {"transform": script.limited_view(180, headings, encoder.patch), "transform_key": 3, "shard_rows": 4}

@@ -24,7 +24,7 @@ NOISE = unit(generator, 90, 16)
 def truth(areas=2):
     places = np.stack([60 + np.arange(120) * 1e-3, np.full(120, 25.0)], axis=1)
     return GroundTruth(
-        "made-up/test",
+        "random/test",
         [f"q{n}" for n in range(90)],
         [f"t{n}" for n in range(120)],
         np.arange(90),

@@ -160,7 +160,7 @@ print(json.dumps([aerial, pipe(image), answers, errors, type(model).__module__])
     assert np.allclose(answers[0], ground, atol=1e-6)
     assert np.allclose(answers[1], np.repeat(expected, 2, 0), atol=1e-6)
     assert np.allclose(answers[2], expected, atol=1e-6) and np.allclose(answers[3], expected, atol=1e-6)
-    assert len(errors) == 4 and "no image" in errors[0] and "sky" in errors[1]
+    assert len(errors) == 4 and "not an image" in errors[0] and "sky" in errors[1]
 
 
 def test_export_writes_examples_without_exif(tiny_checkpoint, tmp_path):
@@ -401,7 +401,7 @@ print(json.dumps([index("hf:someone/town/gallery/test", "a"), index("hf:someone/
 def test_card_has_only_values_of_record_and_results(tiny_model, tiny_processor):
     options = {"name": "gengeo-x", "repository": "someone/gengeo-x"}
     bare = model_card(tiny_model, tiny_processor, record={}, **options)
-    assert "No evaluation was given" in bare and "without a record" in bare and "%" not in bare.split("---", 2)[2]
+    assert "without an evaluation" in bare and "without a record" in bare and "%" not in bare.split("---", 2)[2]
     assert "pipeline_tag: image-feature-extraction" in bare and "model-index" not in bare
     record = {
         "trained_on": "world/urban/train",

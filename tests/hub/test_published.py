@@ -51,7 +51,7 @@ def test_export_contains_no_name_of_its_source_directory(tiny_model, tiny_proces
         assert not file.is_file() or b"marker-of-alice" not in file.read_bytes(), file
     assert "Apache License" in (folder / "CODE_LICENSE").read_text()
     card = (folder / "README.md").read_text()
-    assert "license: other" in card and "ask whoever published" in card
+    assert "license: other" in card and "ask the publisher" in card
 
 
 @pytest.mark.parametrize("shared", [True, False])

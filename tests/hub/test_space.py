@@ -47,7 +47,7 @@ def test_space_ranks_uploaded_images(tiny_checkpoint, tiny_model, tiny_processor
     (tmp_path / "no-image.png").write_text("text")
     photo(1).save(tmp_path / "postscript.eps")
     for name in ("no-image.png", "postscript.eps"):  # EPS would start Ghostscript
-        with pytest.raises(ValueError, match="no image"):
+        with pytest.raises(ValueError, match="not an image"):
             app.rank_images(photo(9), [str(tmp_path / name)])
 
 

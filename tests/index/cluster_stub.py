@@ -1,4 +1,4 @@
-"""What the workers of a test open: an encoder without weights that writes down what it encodes, and slow imagery."""
+"""Encoder without weights that logs its batches, and slow imagery, for the workers of a test."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from tests.stubs import ListSource, StubEncoder
 
 
 class LoggingEncoder(StubEncoder):
-    """Appends one line for each batch: process, number of images."""
+    """Encoder that appends one line for each batch: process, number of images."""
 
     def __init__(self, log):
         super().__init__()
@@ -33,7 +33,7 @@ class SlowSource(ListSource):
 
 @dataclass(frozen=True)
 class Opener:
-    """Small units and parts, so that little work has many of them."""
+    """Set small units and parts."""
 
     log: str
     tiles: int

@@ -1,4 +1,4 @@
-"""An index of adapted descriptors: what its manifest keeps is what photos are compared with."""
+"""Indexes of adapted descriptors, whose adaptation is applied to photos."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def encoder(tiny_model, tiny_processor):
 
 
 @pytest.mark.parametrize(("centering", "flip"), [(True, False), (False, True), (True, True)])
-def test_photos_are_compared_as_the_index_says(encoder, tiny_checkpoint, tmp_path, centering, flip):
+def test_adapted_for_applies_the_adaptation_of_the_index(encoder, tiny_checkpoint, tmp_path, centering, flip):
     tiles = ListSource(40)
     adapted = fit_to_imagery(encoder, tiles, centering=centering, flip=flip)
     build_index(adapted, tiles, tmp_path / "index")
@@ -38,7 +38,7 @@ def test_photos_are_compared_as_the_index_says(encoder, tiny_checkpoint, tmp_pat
         GeoLocalizer(encoder, index)
 
 
-def test_photos_of_the_area_give_the_mean_of_the_ground_view(encoder, tmp_path):
+def test_fit_to_imagery_with_photos_uses_their_mean_for_ground(encoder, tmp_path):
     for row in range(31):
         pixels = np.random.default_rng(row).integers(0, 255, (28, 112, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{row:02d}.png")
@@ -51,6 +51,6 @@ def test_photos_of_the_area_give_the_mean_of_the_ground_view(encoder, tmp_path):
     assert np.allclose(adapted.adaptation.means["ground"], mean, atol=1e-5)
 
 
-def test_too_few_tiles_are_refused(encoder):
+def test_fit_to_imagery_with_too_few_tiles_raises_an_error(encoder):
     with pytest.raises(GenGeoError, match="at least 30 tiles from different locations, found 9"):
         fit_to_imagery(encoder, ListSource(9))

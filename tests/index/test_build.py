@@ -1,4 +1,4 @@
-"""Builds of an index: interrupted, shared, taken over, on a full disk."""
+"""Builds of an index: interruptions, several processes, a full disk."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from gengeo_hf.index.build import build_index
 from tests.stubs import ListSource, StubEncoder
 
 
-def test_broken_and_empty_tiles_are_left_out_and_counted(encoder, tmp_path):
+def test_build_leaves_out_and_counts_broken_and_empty_tiles(encoder, tmp_path):
     report = build_index(encoder, ListSource(broken=[3], empty=[5, 6]), tmp_path / "idx")
     assert (report.tiles, report.no_data, report.broken_count) == (9, 2, 1) and "tile 3 is damaged" in str(report)
     ids = GeoIndex.load(tmp_path / "idx").tiles["tile_id"].to_pylist()
@@ -24,13 +24,13 @@ def test_broken_and_empty_tiles_are_left_out_and_counted(encoder, tmp_path):
     assert encoder.encoded == 9
 
 
-def test_imagery_without_one_readable_tile_is_an_error_that_leaves_nothing(encoder, tmp_path):
+def test_build_without_a_readable_tile_raises_an_error_and_leaves_nothing(encoder, tmp_path):
     with pytest.raises(GenGeoError, match="none of the 12 tiles"):
         build_index(encoder, ListSource(broken=range(12)), tmp_path / "idx")
     assert not [path for path in tmp_path.iterdir() if not path.name.endswith(".lock")]
 
 
-def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, encoder):
+def test_build_after_an_interruption_resumes(tmp_path, encoder):
     source = ListSource(count=600)
 
     class Dies(StubEncoder):
@@ -49,7 +49,7 @@ def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path, encoder):
     assert np.array_equal(whole.descriptors, GeoIndex.load(tmp_path / "idx").descriptors)
 
 
-def test_work_of_another_model_is_not_taken_over(tmp_path, encoder):
+def test_build_ignores_work_of_another_model(tmp_path, encoder):
     class Dies(StubEncoder):
         def encode(self, images, view, progress=False):
             if self.encoded >= 256:
@@ -63,8 +63,8 @@ def test_work_of_another_model_is_not_taken_over(tmp_path, encoder):
     assert encoder.encoded == 300
 
 
-def test_work_on_tiles_that_were_cut_otherwise_is_not_taken_over(tmp_path, encoder, monkeypatch):
-    """The same places and ids, and other pixels: an index must not hold both."""
+def test_build_ignores_work_of_another_tile_size(tmp_path, encoder, monkeypatch):
+    """The same positions and ids with other pixels: an index must not hold both."""
     monkeypatch.setattr(work, "SHARD", 6)
 
     class Dies(StubEncoder):
@@ -93,7 +93,7 @@ def stopped_after(shards):
     return Dies()
 
 
-def test_work_of_another_command_is_kept_and_named(tmp_path, encoder):
+def test_build_keeps_and_names_work_of_another_command(tmp_path, encoder):
     with pytest.raises(KeyboardInterrupt):
         build_index(stopped_after(1), ListSource(600, "old"), tmp_path / "idx")
     report = build_index(encoder, ListSource(12, "new", seed=3), tmp_path / "idx")
@@ -105,8 +105,8 @@ def test_work_of_another_command_is_kept_and_named(tmp_path, encoder):
     assert late.encoded == 600 - 256 and not (tmp_path / "idx.partial").exists()
 
 
-def test_a_builder_who_finds_another_index_at_the_end_keeps_its_work(tmp_path):
-    begun, taken, told = threading.Event(), threading.Event(), []
+def test_build_that_finds_another_index_at_the_end_keeps_its_work(tmp_path):
+    begun, taken, errors = threading.Event(), threading.Event(), []
 
     class Slow(StubEncoder):
         def encode(self, images, view, progress=False):
@@ -118,7 +118,7 @@ def test_a_builder_who_finds_another_index_at_the_end_keeps_its_work(tmp_path):
         try:
             build_index(Slow(), ListSource(12, "old"), tmp_path / "idx")
         except GenGeoError as error:
-            told.append(str(error))
+            errors.append(str(error))
 
     first = threading.Thread(target=build_first)
     first.start()
@@ -126,14 +126,14 @@ def test_a_builder_who_finds_another_index_at_the_end_keeps_its_work(tmp_path):
     build_index(StubEncoder(), ListSource(12, "new", seed=3), tmp_path / "idx")
     taken.set()
     first.join()
-    assert len(told) == 1 and "another process made an index" in told[0]
+    assert len(errors) == 1 and "another process has created an index" in errors[0]
     assert GeoIndex.load(tmp_path / "idx").tiles["source"][0].as_py() == "new"
     again = StubEncoder()
     build_index(again, ListSource(12, "old"), tmp_path / "idx", add=True)
     assert again.encoded == 0 and len(GeoIndex.load(tmp_path / "idx")) == 24
 
 
-def test_the_same_build_again_has_nothing_to_do(encoder, source, tmp_path):
+def test_build_again_has_nothing_to_do(encoder, source, tmp_path):
     index = GeoIndex.build(encoder, source, tmp_path / "idx")
     report = build_index(encoder, source, tmp_path / "idx")
     assert report.was_complete and "nothing to do" in str(report) and encoder.encoded == 12
@@ -146,7 +146,7 @@ def test_the_same_build_again_has_nothing_to_do(encoder, source, tmp_path):
         build_index(encoder, source, tmp_path / "idx")
 
 
-def test_edits_through_a_link_change_the_index_and_keep_its_modes(encoder, source, tmp_path):
+def test_edit_through_a_link_changes_the_index_and_keeps_its_modes(encoder, source, tmp_path):
     index = GeoIndex.build(encoder, source, tmp_path / "real.gengeo")
     index.path.chmod(0o700)
     (index.path / "manifest.json").chmod(0o600)
@@ -159,7 +159,7 @@ def test_edits_through_a_link_change_the_index_and_keep_its_modes(encoder, sourc
     assert {file.stat().st_mode & 0o77 for file in [new, *new.iterdir(), index.path / "manifest.json"]} == {0}
 
 
-def test_nothing_of_this_machine_is_written(encoder, tmp_path):
+def test_build_stores_no_local_paths(encoder, tmp_path):
     source = ListSource(broken=[3])
     names = [str(tmp_path / "private" / f"{n % 2}" / "image.tif") for n in range(12)]
     source.table = source.table.set_column(8, source.table.schema.field("source"), [names])
@@ -169,7 +169,7 @@ def test_nothing_of_this_machine_is_written(encoder, tmp_path):
     assert {s.name for s in GeoIndex.load(tmp_path / "idx").manifest.sources} == {"0/image.tif", "1/image.tif"}
 
 
-def test_two_builders_share_the_work(tmp_path):
+def test_two_builds_at_once_divide_the_work(tmp_path):
     source = ListSource(count=1100)
     builders = [StubEncoder(), StubEncoder()]
     threads = [threading.Thread(target=build_index, args=(b, source, tmp_path / "idx")) for b in builders]
@@ -181,7 +181,7 @@ def test_two_builders_share_the_work(tmp_path):
     assert len(GeoIndex.load(tmp_path / "idx")) == 1100
 
 
-def test_a_folder_that_is_not_an_index_is_not_overwritten(encoder, source, tmp_path):
+def test_build_does_not_overwrite_a_directory_that_is_not_an_index(encoder, source, tmp_path):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.jpg").write_bytes(b"precious")
     with pytest.raises(GenGeoError, match="holds something else"):
@@ -192,7 +192,7 @@ def test_a_folder_that_is_not_an_index_is_not_overwritten(encoder, source, tmp_p
     assert (tmp_path / "photos" / "mine.jpg").read_bytes() == b"precious"
 
 
-def test_a_lock_file_that_appears_while_the_work_is_cleared_away_is_no_error(encoder, source, tmp_path, monkeypatch):
+def test_work_end_ignores_a_lock_file_that_appears_during_removal(encoder, source, tmp_path, monkeypatch):
     real = os.rmdir
 
     def late(path, **options):  # another process that shares the work opens a shard's lock between listing and removal
@@ -229,7 +229,7 @@ def start(out, count, pause=0.0, before=""):
     return subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_build_goes_on_after_kill_minus_nine(tmp_path, encoder):
+def test_build_after_sigkill_resumes(tmp_path, encoder):
     process = start(tmp_path / "idx", 1000, pause=0.02)
     for _ in range(3000):
         if (done := list(tmp_path.glob("idx.partial/*/shard-000000000.parquet"))) or process.poll() is not None:
@@ -240,19 +240,19 @@ def test_a_build_goes_on_after_kill_minus_nine(tmp_path, encoder):
     assert done and not (tmp_path / "idx").exists()
     build_index(encoder, ListSource(count=1000), tmp_path / "idx")
     assert encoder.encoded <= 1000 - 256
-    assert len(GeoIndex.load(tmp_path / "idx")) == 1000 and "all as" in GeoIndex.load(tmp_path / "idx").verify()
+    assert len(GeoIndex.load(tmp_path / "idx")) == 1000 and "all match" in GeoIndex.load(tmp_path / "idx").verify()
     assert not (tmp_path / "idx.partial").exists()
 
 
 @pytest.mark.slow
-def test_three_processes_share_the_work(tmp_path):
+def test_three_processes_divide_the_work_of_a_build(tmp_path):
     processes = [start(tmp_path / "idx", 4000, pause=0.005) for _ in range(3)]
     encoded = [int(process.communicate()[0]) for process in processes]
     assert sum(encoded) == 4000 and len(GeoIndex.load(tmp_path / "idx")) == 4000
 
 
-def test_a_full_disk_is_one_line_and_the_work_goes_on_later(tmp_path, encoder):
-    """The system's own limit on the size of a file stands for a full disk: writes fail in the middle."""
+def test_build_on_a_full_disk_raises_one_line_and_resumes_later(tmp_path, encoder):
+    """The limit of the system on file sizes simulates a full disk: writes fail in the middle."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"
     process = start(tmp_path / "idx", 300, before=limit)
     errors = process.communicate()[1]
@@ -263,7 +263,7 @@ def test_a_full_disk_is_one_line_and_the_work_goes_on_later(tmp_path, encoder):
     assert len(GeoIndex.load(tmp_path / "idx")) == 300
 
 
-def test_what_is_left_out_is_counted_once_by_parts_and_repeated_additions(encoder, tmp_path, monkeypatch):
+def test_left_out_tiles_are_counted_once_by_parts_and_repeated_additions(encoder, tmp_path, monkeypatch):
     from gengeo_hf.index import work
     from gengeo_hf.index.merge import merge_indexes
 

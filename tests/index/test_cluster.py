@@ -1,4 +1,4 @@
-"""An index built on Ray is the one that a single process builds, whoever is killed meanwhile."""
+"""Builds on Ray equal those of one process, also if processes are killed."""
 
 import contextlib
 import importlib.util
@@ -16,7 +16,7 @@ import pytest
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.index import GeoIndex, cluster, work
 from gengeo_hf.index.cluster import build_on_ray, part_count
-from gengeo_hf.index.ray_connection import connected
+from gengeo_hf.index.ray_connection import connect_ray
 from tests.index.cluster_stub import Opener
 from tests.index.test_merge import rows
 from tests.stubs import ListSource, StubEncoder
@@ -37,7 +37,7 @@ print(cluster.build_on_ray(opener, sys.argv[1], "noise", workers=2, note=lambda 
 @pytest.fixture
 def small(monkeypatch):
     """Parts of twelve tiles, units of six."""
-    if importlib.util.find_spec("ray") is None:  # not imported here: a Ray of its own sets its environment before
+    if importlib.util.find_spec("ray") is None:  # not imported here, because Ray must read its environment first
         pytest.skip("needs ray")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -48,9 +48,9 @@ def small(monkeypatch):
 
 @pytest.fixture
 def one_ray(small, monkeypatch):
-    """One Ray for several builds: starting it takes longer than they do."""
-    with connected(None, 2) as ray:
-        monkeypatch.setattr(cluster, "connected", lambda address, workers: contextlib.nullcontext(ray))
+    """One Ray instance for several builds, because starting it takes longer than they do."""
+    with connect_ray(None, 2) as ray:
+        monkeypatch.setattr(cluster, "connect_ray", lambda address, workers: contextlib.nullcontext(ray))
         yield
 
 
@@ -88,8 +88,8 @@ def test_build_on_ray_with_a_killed_worker_equals_one_process(one_ray, tmp_path)
     index = GeoIndex.load(out)
     assert rows(index) == rows(alone)
     assert index.manifest.left_out.reasons == alone.manifest.left_out.reasons
-    assert "all as the manifest says" in index.verify()
-    assert any("was lost" in note and "given to another worker" in note for note in notes), notes
+    assert "all match the manifest" in index.verify()
+    assert any("was lost" in note and "assigned to another worker" in note for note in notes), notes
     assert report.tiles == TILES - 2 and not report.was_complete and "left out: unreadable" in str(report)
     # What the killed worker had not finished is encoded twice: at most one unit of six.
     assert TILES - 2 <= sum(images for _, images in encoded(log)) <= TILES - 2 + 6
@@ -106,10 +106,10 @@ def test_build_on_ray_with_a_killed_worker_equals_one_process(one_ray, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_build_on_ray_whose_driver_is_killed_goes_on(small, tmp_path):
+def test_build_on_ray_after_a_killed_driver_resumes(small, tmp_path):
     out, log = tmp_path / "out.gengeo", tmp_path / "log"
-    words = [sys.executable, "-c", DRIVER, str(out), str(log), str(TILES), "0.05"]
-    driver = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    command = [sys.executable, "-c", DRIVER, str(out), str(log), str(TILES), "0.05"]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
     finished = tmp_path / "out.gengeo.parts"
     wait_for(lambda: len(list(finished.glob("*/part-*.gengeo/manifest.json"))) >= 3)
     driver.kill()
@@ -120,9 +120,9 @@ def test_build_on_ray_whose_driver_is_killed_goes_on(small, tmp_path):
     parts = {path.parent.name for path in finished.glob("*/part-*.gengeo/manifest.json")}
     units = len(list(finished.glob("*/*.partial/*/shard-*.parquet")))
     before = sum(images for _, images in encoded(log))
-    words[-1] = "0"
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert f"{len(parts)} of {part_count(TILES)} parts were finished before" in done.stdout
+    command[-1] = "0"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert f"{len(parts)} of {part_count(TILES)} parts are already finished" in done.stdout
     alone = whole(tmp_path)
     assert rows(GeoIndex.load(out)) == rows(alone)
     now = sum(images for _, images in encoded(log)) - before
@@ -140,37 +140,37 @@ def is_running(process):
     return True
 
 
-def test_parts_do_not_depend_on_the_number_of_workers():
+def test_part_count_does_not_depend_on_the_number_of_workers():
     assert [part_count(tiles) for tiles in (1, 8192, 8193, 10_000_000)] == [1, 1, 2, 64]
 
 
-def test_address_that_does_not_answer_is_refused_in_one_line(tmp_path):
+def test_connect_ray_to_an_address_without_response_raises_one_line(tmp_path):
     with socket.socket() as bound:  # a port that nobody listens on
         bound.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         for given in (address, f"ray://{address}"):
             with (
-                pytest.raises(GenGeoError, match=f"nothing answers at the Ray address {given}"),
-                connected(given),
+                pytest.raises(GenGeoError, match=f"no response at the Ray address {given}"),
+                connect_ray(given),
             ):
                 pass
-    with pytest.raises(GenGeoError, match="expected host:port"), connected("somewhere"):
+    with pytest.raises(GenGeoError, match="expected host:port"), connect_ray("somewhere"):
         pass
-    with pytest.raises(GenGeoError, match="nothing answers"):
+    with pytest.raises(GenGeoError, match="no response"):
         build_on_ray(Opener("", 4), tmp_path / "x.gengeo", "noise", address=address)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_address_at_which_something_else_answers_is_refused_in_one_line(monkeypatch):
-    if importlib.util.find_spec("ray") is None:  # not imported here: a Ray of its own sets its environment before
+def test_connect_ray_to_another_kind_of_server_raises_one_line(monkeypatch):
+    if importlib.util.find_spec("ray") is None:  # not imported here, because Ray must read its environment first
         pytest.skip("needs ray")
     monkeypatch.setattr("gengeo_hf.index.ray_connection.CONNECT_S", 5.0)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
-        pytest.raises(GenGeoError, match=r"does not answer at .* within 5 s"),
-        connected(f"127.0.0.1:{server.getsockname()[1]}"),
+        pytest.raises(GenGeoError, match=r"no response of Ray at .* within 5 s"),
+        connect_ray(f"127.0.0.1:{server.getsockname()[1]}"),
     ):
         pass
 
@@ -182,14 +182,17 @@ def test_command_with_ray_equals_command_without(small, tmp_path):
 
     model(tmp_path / "model")
     map_tiles(tmp_path / "tiles", 6, 6)
-    words = [sys.executable, "-m", "gengeo_hf.cli", "index", "tiles", "--model", "model", "--centering", "gallery"]
+    base = [sys.executable, "-m", "gengeo_hf.cli", "index", "tiles", "--model", "model", "--centering", "gallery"]
     for out, more in (("ray.gengeo", ["--engine", "ray", "--workers", "2"]), ("one.gengeo", [])):
-        done = subprocess.run([*words, "--out", out, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run([*base, "--out", out, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     found, expected = (GeoIndex.load(tmp_path / name) for name in ("ray.gengeo", "one.gengeo"))
     assert rows(found) == rows(expected)
     assert found.manifest.model == expected.manifest.model and found.manifest.means == expected.manifest.means
     refused = subprocess.run(
-        [*words, "--out", "x.gengeo", "--engine", "ray", "--shard", "0/2"], cwd=tmp_path, capture_output=True, text=True
+        [*base, "--out", "x.gengeo", "--engine", "ray", "--shard", "0/2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert refused.returncode == 2 and "Ray divides the work itself" in refused.stderr

@@ -9,7 +9,7 @@ import pytest
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import sha256_of
 from gengeo_hf.index import GeoIndex
-from gengeo_hf.index.contents import summed
+from gengeo_hf.index.contents import with_totals
 from gengeo_hf.index.manifest import FileRecord, Scan, read_manifest, write_manifest
 from gengeo_hf.index.scan import KIND, measure_depth, sample_queries
 from tests.stubs import ListSource, StubEncoder
@@ -19,7 +19,7 @@ EARLIER = "RR,RaBitQfs"  # what its manifest calls the structure, and FAISS buil
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """An index of 600 tiles, with the structure of the earlier version in place of the present one."""
+    """An index of 600 tiles with the structure of the earlier version."""
     monkeypatch.setattr("gengeo_hf.index.search.FLAT_LIMIT", 10)
     monkeypatch.setattr("gengeo_hf.index.search.EXACT_LIMIT", 20)
     monkeypatch.setattr("gengeo_hf.index.search.LEAST_DEPTH", 10)
@@ -37,7 +37,7 @@ def index(tmp_path, monkeypatch):
     faiss.write_index(structure, str(file))
     files = segment.files | {name: FileRecord(file.stat().st_size, sha256_of(file))}
     scan = Scan(EARLIER, [name], **measure_depth(halves, [structure], samples=100))
-    write_manifest(path, summed(replace(manifest, segments=[replace(segment, files=files, scan=scan)])))
+    write_manifest(path, with_totals(replace(manifest, segments=[replace(segment, files=files, scan=scan)])))
     return GeoIndex.load(path)
 
 
@@ -64,8 +64,8 @@ def test_index_with_rabitq_codes_is_searched(index):
     assert "compressed scan" in index.report()
 
 
-def test_index_with_rabitq_codes_takes_additions_and_removals(index):
-    """A segment that is added has the present structure; the two are scanned side by side."""
+def test_index_with_rabitq_codes_can_be_edited(index):
+    """An added segment has the current structure; both kinds are searched together."""
     index.add(StubEncoder(), ListSource(100, "more", seed=1, lat=61.0))
     index.remove([f"noise-{number}" for number in range(50)])
     again = GeoIndex.load(index.path)
@@ -75,14 +75,14 @@ def test_index_with_rabitq_codes_takes_additions_and_removals(index):
     assert found(again, queries[[0, 649]], 1) == exact(again, queries[[0, 649]], 1)
 
 
-def test_rabitq_codes_of_another_rotation_are_refused(index):
-    """Structures of other kinds are not searched: one line says to make the index again."""
+def test_rabitq_codes_of_another_rotation_raise_an_error(index):
+    """Structures of other kinds raise a one-line error."""
     manifest = read_manifest(index.path)
     (segment,) = manifest.segments
     file = index.path / segment.name / segment.scan.files[0]
     plain = faiss.index_factory(index.manifest.dim, "RaBitQfs", faiss.METRIC_INNER_PRODUCT)
     faiss.write_index(plain, str(file))
     files = segment.files | {file.name: FileRecord(file.stat().st_size, sha256_of(file))}
-    write_manifest(index.path, summed(replace(manifest, segments=[replace(segment, files=files)])))
-    with pytest.raises(GenGeoError, match="another kind of search structure than expected; make the index again"):
+    write_manifest(index.path, with_totals(replace(manifest, segments=[replace(segment, files=files)])))
+    with pytest.raises(GenGeoError, match="unexpected kind of search structure; make the index again"):
         GeoIndex.load(index.path)

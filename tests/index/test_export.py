@@ -1,4 +1,4 @@
-"""Boxes of tiles in the formats of a GIS, read back by other means."""
+"""Exported bounds of tiles, read by other libraries."""
 
 import json
 import sqlite3
@@ -16,7 +16,7 @@ from tests.stubs import ListSource, StubEncoder
 
 @pytest.fixture
 def fiji(tmp_path):
-    """Tiles on both sides of the date line; one is removed, one has no known box."""
+    """Tiles on both sides of the date line; one is removed, one has no bounds."""
     source = ListSource(lat=-17, lon=179.9995)
     for side in (3, 4, 5, 6):
         column = source.table.column(side).to_pylist()
@@ -28,7 +28,7 @@ def fiji(tmp_path):
 
 
 def boxes(wkb):
-    """Boxes (west, south, east, north) of a geometry of well-known binary; of a point its place twice."""
+    """Bounds (west, south, east, north) of a geometry in well-known binary; for a point its position twice."""
     kind = struct.unpack_from("<I", wkb, 1)[0]
     if kind == 1:
         return [struct.unpack_from("<dd", wkb, 5) * 2]
@@ -58,7 +58,7 @@ def check(found, index):
         np.testing.assert_allclose(found[name], value, atol=1e-7)
 
 
-def test_geoparquet(fiji, tmp_path, monkeypatch):
+def test_export_tiles_as_geoparquet(fiji, tmp_path, monkeypatch):
     monkeypatch.setattr("gengeo_hf.index.export.ROWS", 4)
     assert export_tiles(fiji, tmp_path / "tiles.parquet") == 11
     table = pyarrow.parquet.read_table(tmp_path / "tiles.parquet")
@@ -66,7 +66,7 @@ def test_geoparquet(fiji, tmp_path, monkeypatch):
     check({row["tile_id"]: boxes(row["geometry"]) for row in table.to_pylist()}, fiji)
 
 
-def test_geopackage(fiji, tmp_path):
+def test_export_tiles_as_geopackage(fiji, tmp_path):
     export_tiles(fiji, tmp_path / "tiles.gpkg")
     with sqlite3.connect(tmp_path / "tiles.gpkg") as file:
         assert file.execute("PRAGMA application_id").fetchone()[0] == 0x47504B47
@@ -78,7 +78,7 @@ def test_geopackage(fiji, tmp_path):
     check({name: boxes(geom[8:]) for name, geom in rows}, fiji)
 
 
-def test_geojson(fiji, tmp_path):
+def test_export_tiles_as_geojson(fiji, tmp_path):
     export_tiles(fiji, tmp_path / "tiles.geojson")
     features = json.loads((tmp_path / "tiles.geojson").read_text())["features"]
 
@@ -91,13 +91,13 @@ def test_geojson(fiji, tmp_path):
     check({f["properties"]["tile_id"]: corners(f["geometry"]) for f in features}, fiji)
 
 
-def test_an_unknown_suffix_is_refused(fiji, tmp_path):
+def test_export_tiles_with_an_unknown_suffix_raises_an_error(fiji, tmp_path):
     with pytest.raises(GenGeoError, match=r"\.shp"):
         export_tiles(fiji, tmp_path / "tiles.shp")
     assert not (tmp_path / "tiles.shp").exists()
 
 
-def test_the_command_writes_what_rasterio_can_open(fiji, gengeo, tmp_path):
+def test_export_command_writes_files_that_rasterio_opens(fiji, gengeo, tmp_path):
     code, _, err = gengeo("info", fiji.path, "--export", tmp_path / "tiles.gpkg")
     assert code == 0, err
     assert gengeo("info", fiji.path, "--export", tmp_path / "tiles.shp")[0] == 1

@@ -1,4 +1,4 @@
-"""Indexes that hold each cell in several ground sizes, against means and maxima computed one by one."""
+"""Fused search of several ground sizes, compared with means and maxima computed one by one."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def raster(tmp_path):
 
 
 def fused_by_hand(index, query, combine):
-    """Score of each centre: all of its tiles' cosines, one after the other."""
+    """Cosines of all tiles of each centre."""
     cosines = {}
     tiles = index.tiles
     for row, descriptor in enumerate(index.descriptors.astype(np.float32)):
@@ -28,7 +28,7 @@ def fused_by_hand(index, query, combine):
 
 
 @pytest.mark.parametrize(("fusion", "combine"), [("mean", np.mean), ("max", max)])
-def test_scores_of_a_cell_are_fused_over_its_sizes(raster, tmp_path, fusion, combine):
+def test_cell_search_fuses_the_scores_of_all_sizes(raster, tmp_path, fusion, combine):
     encoder, source = StubEncoder(), open_imagery(raster, TilingOptions(overlap=0.0, tile_sizes=(60.0, 30.0)))
     names = [name.rpartition("_")[2] for name in source.table["tile_id"].to_pylist()]
     assert set(names) == {"30m", "60m"} and "30m 60m 30m 60m" in " ".join(names)
@@ -44,7 +44,7 @@ def test_scores_of_a_cell_are_fused_over_its_sizes(raster, tmp_path, fusion, com
     assert single[0].score > hits[0].score or fusion == "max"
 
 
-def test_tiles_that_were_removed_leave_their_cell(raster, tmp_path):
+def test_cell_search_ignores_removed_tiles(raster, tmp_path):
     encoder, source = StubEncoder(), open_imagery(raster, TilingOptions(overlap=0.0, tile_sizes=(60.0, 30.0)))
     index = GeoIndex.build(encoder, source, tmp_path / "x")
     gone = source.table["tile_id"][20].as_py()
@@ -56,7 +56,7 @@ def test_tiles_that_were_removed_leave_their_cell(raster, tmp_path):
     assert GeoLocalizer(encoder, index).locate(source.read(21)).best.score > 0.9
 
 
-def test_a_drive_takes_the_fused_scores_of_a_cell(raster, tmp_path):
+def test_drive_uses_the_fused_scores_of_cells(raster, tmp_path):
     encoder, source = StubEncoder(), open_imagery(raster, TilingOptions(overlap=0.0, tile_sizes=(60.0, 30.0)))
     index = GeoIndex.build(encoder, source, tmp_path / "x")
     frames = [source.read(row) for row in (20, 21, 22)]
@@ -67,7 +67,7 @@ def test_a_drive_takes_the_fused_scores_of_a_cell(raster, tmp_path):
         assert [place.score for place in answer.places] == pytest.approx([scores[p.tile_id] for p in answer.places])
 
 
-def test_an_unknown_fusion_and_imagery_of_its_own_size_are_refused(raster, tmp_path, source):
+def test_unknown_fusion_and_imagery_with_fixed_tile_size_raise_errors(raster, tmp_path, source):
     with pytest.raises(GenGeoError, match="unknown fusion 'median': expected mean or max"):
         GeoIndex.build(StubEncoder(), source, tmp_path / "x", fusion="median")
     table = tmp_path / "tiles.csv"
@@ -77,7 +77,7 @@ def test_an_unknown_fusion_and_imagery_of_its_own_size_are_refused(raster, tmp_p
         open_imagery(table, TilingOptions(tile_sizes=(30.0, 60.0)))
 
 
-def test_partly_empty_tiles_are_counted_and_limited(tmp_path):
+def test_build_counts_and_limits_partly_empty_tiles(tmp_path):
     pixels = noise(240)
     pixels[:, :, 100:] = 0  # no data from column 100 on: each row of tiles has one that it cuts
     path = write(tmp_path / "half.tif", pixels, nodata=0)

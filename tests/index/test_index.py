@@ -26,21 +26,21 @@ def unit(count, dim=64, seed=0):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def test_every_tile_finds_itself_after_a_round_trip(index, encoder, source):
+def test_search_of_stored_descriptors_finds_each_tile(index, encoder, source):
     loaded = GeoIndex.load(index.path)
     hits = loaded.search(encoder.encode(source.images, "aerial"), k=3)
     assert [line[0].tile_id for line in hits] == source.table["tile_id"].to_pylist()
     assert hits[0][0].score == pytest.approx(1, abs=2e-3) and hits[0][0].bounds.contains(hits[0][0].lat, hits[0][0].lon)
 
 
-def test_search_is_what_a_full_comparison_gives(index):
+def test_search_equals_a_full_comparison(index):
     queries = unit(7)
     found = [[hit.tile_id for hit in line] for line in index.search(queries, k=5)]
     assert found == brute_force(index, queries, 5)
     assert len(index.search(queries, k=99)[0]) == len(index)
 
 
-def test_a_prior_keeps_only_tiles_within_the_radius(index):
+def test_search_with_a_prior_finds_only_tiles_within_the_radius(index):
     hits = index.search(unit(1), k=99, near=(60.17, 24.94, 250))[0]
     assert {hit.tile_id for hit in hits} == {"noise-0", "noise-1", "noise-2"}
     assert all(great_circle_m(60.17, 24.94, hit.lat, hit.lon) <= 250 for hit in hits)
@@ -51,7 +51,7 @@ def test_a_prior_keeps_only_tiles_within_the_radius(index):
             index.search(unit(1), near=near)
 
 
-def test_search_in_a_box_and_in_polygons_keeps_tiles_with_their_centre_there(index, tmp_path):
+def test_search_in_bounds_and_polygons_finds_only_tiles_with_their_centre_inside(index, tmp_path):
     lat, lon = index.tiles["lat"].to_numpy(), index.tiles["lon"].to_numpy()
     edges = np.quantile(lon, [0.2, 0.7])
     bounds = Bounds(edges[0], lat.min() - 0.001, edges[1], lat.max() + 0.001)
@@ -69,19 +69,19 @@ def test_search_in_a_box_and_in_polygons_keeps_tiles_with_their_centre_there(ind
         assert {hit.tile_id for hit in hits} == inside and 0 < len(inside) < len(index)
 
 
-def test_a_prior_reaches_across_the_date_line(encoder, tmp_path):
+def test_search_with_a_prior_works_across_the_date_line(encoder, tmp_path):
     index = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995), tmp_path / "idx")
     assert len(index.search(unit(1), k=99, near=(-17, -179.9999, 250))[0]) >= 4
 
 
-def test_another_models_index_is_refused(index):
+def test_check_model_of_another_model_raises_an_error(index):
     with pytest.raises(GenGeoError, match="made by another model"):
         index.check_model(StubEncoder("other"))
     with pytest.raises(GenGeoError, match="made by another model"):
         index.add(StubEncoder("other"), ListSource(name="new"))
 
 
-def test_wrong_queries_are_refused(index):
+def test_search_with_invalid_queries_raises_an_error(index):
     with pytest.raises(GenGeoError, match="64 dimensions"):
         index.search(unit(1, dim=8))
     with pytest.raises(GenGeoError, match="NaN"):
@@ -95,7 +95,7 @@ def segment_folder(index, number=0):
 
 
 @pytest.mark.parametrize("name", ["descriptors.npy", "tiles.arrow", "blocks.npy", "thumbnails.parquet"])
-def test_damage_is_noticed(index, name):
+def test_load_of_a_damaged_index_raises_an_error(index, name):
     file = segment_folder(index) / name
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -110,7 +110,7 @@ def test_damage_is_noticed(index, name):
         GeoIndex.load(index.path)
 
 
-def test_other_formats_and_versions_are_refused(index, tmp_path):
+def test_load_of_another_format_or_version_raises_an_error(index, tmp_path):
     manifest = json.loads((index.path / "manifest.json").read_text())
     for change, message in (({"format_version": 99}, "format version 99"), ({"format": "x"}, "not a gengeo-index")):
         (index.path / "manifest.json").write_text(json.dumps(manifest | change))
@@ -123,7 +123,7 @@ def test_other_formats_and_versions_are_refused(index, tmp_path):
         GeoIndex.load(tmp_path / "nowhere")
 
 
-def test_a_manifest_cannot_point_outside_the_folder(index):
+def test_load_of_a_manifest_with_outside_paths_raises_an_error(index):
     manifest = json.loads((index.path / "manifest.json").read_text())
     manifest["segments"][0]["files"]["../secret"] = {"bytes": 1, "sha256": "0" * 64}
     (index.path / "manifest.json").write_text(json.dumps(manifest))
@@ -131,7 +131,7 @@ def test_a_manifest_cannot_point_outside_the_folder(index):
         GeoIndex.load(index.path)
 
 
-def test_a_file_that_was_put_into_an_index_is_not_taken_away(index, encoder, source):
+def test_overwrite_keeps_foreign_files_in_an_index(index, encoder, source):
     for name in ("calibration.json", "README.md", "segment-of-mine"):
         (index.path / name).write_text("{}")
     index.add(encoder, source)
@@ -143,12 +143,12 @@ def test_a_file_that_was_put_into_an_index_is_not_taken_away(index, encoder, sou
     assert len(GeoIndex.load(index.path)) == 12
 
 
-def test_a_box_with_nan_is_unknown():
+def test_bounds_with_nan_are_unknown():
     table = tile_table(["a", "b"], [60, 60], [25, 25], [Bounds(1, 2, float("nan"), 4), Bounds(1, 2, 3, 4)])
     assert row_bounds(table, 0) is None and row_bounds(table, 1) == Bounds(1, 2, 3, 4)
 
 
-def test_adding_and_removing(index, encoder):
+def test_add_and_remove_change_the_tiles(index, encoder):
     more = ListSource(count=5, name="more", seed=1, area="north")
     assert index.add(encoder, more) == 17
     again = GeoIndex.load(index.path)
@@ -163,7 +163,7 @@ def test_adding_and_removing(index, encoder):
     assert "0 tiles" in index.verify()
 
 
-def test_a_removal_that_matches_nothing_touches_nothing_and_says_so(index, gengeo):
+def test_remove_without_a_match_changes_no_file(index, gengeo):
     before = {file: (file.stat().st_ino, file.stat().st_mtime_ns) for file in index.path.rglob("*")}
     manifest = index.manifest
     assert index.remove(tile_ids=["no such tile"], area="nowhere", source="none", bounds=Bounds(0, 0, 1, 1)) == 0
@@ -174,12 +174,12 @@ def test_a_removal_that_matches_nothing_touches_nothing_and_says_so(index, genge
     assert "removed 1 tiles, 11 left" in gengeo("remove", index.path, "--tile-id", "noise-3")[1]
 
 
-def test_what_was_removed_is_counted_whatever_another_process_wrote_meanwhile(index, encoder):
+def test_remove_counts_its_tiles_during_edits_of_another_process(index, encoder):
     GeoIndex.load(index.path).add(encoder, ListSource(count=5, name="more", seed=1))
     assert index.remove(tile_ids=["noise-0", "more-1"]) == 2 and len(index) == 15
 
 
-def test_damage_does_not_get_the_checksums_of_a_new_manifest(index, encoder):
+def test_edit_of_a_damaged_index_keeps_the_old_checksums(index, encoder):
     file = segment_folder(index) / "descriptors.npy"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -192,7 +192,7 @@ def test_damage_does_not_get_the_checksums_of_a_new_manifest(index, encoder):
     assert "14 tiles, 1 of them removed" in index.verify()
 
 
-def test_searches_run_while_the_index_is_replaced(index, encoder):
+def test_search_works_while_the_index_is_replaced(index, encoder):
     queries, stop, wrong = unit(4), threading.Event(), []
 
     def search():
@@ -216,7 +216,7 @@ def test_searches_run_while_the_index_is_replaced(index, encoder):
     assert not wrong
 
 
-def test_a_reader_keeps_the_version_that_it_opened(index, encoder):
+def test_index_keeps_the_version_that_it_opened(index, encoder):
     reader = GeoIndex.load(index.path)
     queries = unit(3)
     before = reader.search(queries, k=99), reader.thumbnails(["noise-11"]), reader.tiles.to_pydict()
@@ -238,7 +238,7 @@ def test_verify_finds_vectors_that_are_not_unit_length(tmp_path, source):
         index.verify()
 
 
-def test_a_datasets_gallery_is_indexed_by_its_ids(encoder, tmp_path):
+def test_build_of_a_data_set_uses_the_ids_of_its_gallery(encoder, tmp_path):
     import datasets
 
     from gengeo_hf.common.schema import GALLERY_FEATURES
@@ -264,36 +264,36 @@ def test_a_datasets_gallery_is_indexed_by_its_ids(encoder, tmp_path):
     assert (hit.tile_id, hit.lat, hit.bounds, hit.area) == ("t2", 3.0, None, "a")
 
 
-def test_unreadable_tiles_are_named_in_the_index(encoder, tmp_path):
+def test_left_out_lists_unreadable_tiles(encoder, tmp_path):
     index = GeoIndex.build(encoder, ListSource(count=10_000, broken=[5000]), tmp_path / "idx", thumbnail_pixels=0)
     assert len(index) == 9999
-    (told,) = index.left_out.to_pylist()
-    assert (told["tile_id"], told["source"], told["reason"]) == ("noise-5000", "noise", "tile 5000 is damaged")
-    assert told["lat"] == pytest.approx(60.17, abs=0.01)
+    (row,) = index.left_out.to_pylist()
+    assert (row["tile_id"], row["source"], row["reason"]) == ("noise-5000", "noise", "tile 5000 is damaged")
+    assert row["lat"] == pytest.approx(60.17, abs=0.01)
     index.add(encoder, ListSource(count=3, name="more", seed=1, broken=[1]))
     index.remove(tile_ids=["noise-1"])
     assert index.left_out["tile_id"].to_pylist() == ["noise-5000", "more-1"]
     assert "9,999 tiles" not in index.report() and "noise-5000: tile 5000 is damaged" in index.report()
-    assert "all as the manifest says" in index.verify()
+    assert "all match the manifest" in index.verify()
 
 
-def test_what_is_told_of_unreadable_tiles_goes_with_them_and_with_their_mending(encoder, tmp_path):
+def test_left_out_drops_tiles_that_are_removed_or_read_later(encoder, tmp_path):
     index = GeoIndex.build(encoder, ListSource(area="one", broken=[3, 5, 7]), tmp_path / "idx")
-    told = lambda: index.left_out["tile_id"].to_pylist()  # noqa: E731  # the same question five times
+    left_out = lambda: index.left_out["tile_id"].to_pylist()  # noqa: E731  # used five times
     index.add(encoder, ListSource(count=4, name="more", seed=1, area="two", lat=10.0, broken=[1, 2]))
-    assert told() == ["noise-3", "noise-5", "noise-7", "more-1", "more-2"]
-    index.add(encoder, ListSource(area="one", broken=[5]))  # two were mended, the third is told once
-    assert len(index) == 11 + 2 and told() == ["more-1", "more-2", "noise-5"]
+    assert left_out() == ["noise-3", "noise-5", "noise-7", "more-1", "more-2"]
+    index.add(encoder, ListSource(area="one", broken=[5]))  # two are readable now, the third is listed once
+    assert len(index) == 11 + 2 and left_out() == ["more-1", "more-2", "noise-5"]
     index.remove(bounds=Bounds(24.9401, 9.0, 24.9412, 11.0))  # where the first of two unreadable tiles would lie
-    assert told() == ["more-2", "noise-5"] and len(index) == 13
-    assert index.remove(tile_ids=["noise-5"]) == 0 and told() == ["more-2"]
-    assert index.remove(source="more") == 2 and told() == [] and not list(index.path.glob("left_out*"))
+    assert left_out() == ["more-2", "noise-5"] and len(index) == 13
+    assert index.remove(tile_ids=["noise-5"]) == 0 and left_out() == ["more-2"]
+    assert index.remove(source="more") == 2 and left_out() == [] and not list(index.path.glob("left_out*"))
     index.add(encoder, ListSource(count=4, name="more", seed=1, area="two", broken=[1]))
-    assert index.remove(area="two") == 3 and told() == []
+    assert index.remove(area="two") == 3 and left_out() == []
     assert index.remove(area="one") == 11 and len(index) == 0
 
 
-def test_an_index_tells_what_it_holds_and_what_happened(encoder, tmp_path):
+def test_report_states_content_and_history(encoder, tmp_path):
     index = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995, area="Fiji"), tmp_path / "idx", model_name="m")
     index.add(encoder, ListSource(count=2, name="more", seed=1))
     assert index.remove(tile_ids=["more-1", "never-there"]) == 1
@@ -307,7 +307,7 @@ def test_an_index_tells_what_it_holds_and_what_happened(encoder, tmp_path):
     assert "west 179.9988" in fiji and "east -179.98" in fiji
 
 
-def test_boxes_of_tiles_for_a_gis(encoder, tmp_path):
+def test_info_command_exports_bounds_of_tiles(encoder, tmp_path):
     from gengeo_hf.index.export import geojson_lines
 
     index = GeoIndex.build(encoder, ListSource(lat=-17, lon=179.9995), tmp_path / "idx")
@@ -320,18 +320,18 @@ def test_boxes_of_tiles_for_a_gis(encoder, tmp_path):
     assert signed > 0  # counter-clockwise, as RFC 7946 asks
 
 
-def test_two_indexes_become_one_without_encoding(index, encoder, tmp_path):
+def test_add_of_an_index_does_not_encode(index, encoder, tmp_path):
     other = GeoIndex.build(encoder, ListSource(count=5, name="more", seed=1), tmp_path / "other")
     before = encoder.encoded
     assert index.add(encoder, other) == 17 and encoder.encoded == before
     hit = index.search(encoder.encode(ListSource(count=5, seed=1).images, "aerial"), k=1)[2][0]
     assert hit.tile_id == "more-2" and set(index.thumbnails(["more-2"])) == {"more-2"}
-    stranger = GeoIndex.build(StubEncoder("other"), ListSource(count=5), tmp_path / "stranger")
+    another = GeoIndex.build(StubEncoder("other"), ListSource(count=5), tmp_path / "another")
     with pytest.raises(GenGeoError, match="made by another model"):
-        index.add(encoder, stranger)
+        index.add(encoder, another)
 
 
-def test_adding_at_the_same_time_loses_nothing(index):
+def test_add_by_two_processes_at_once_keeps_all_tiles(index):
     sources = [ListSource(count=5, name=f"more{n}", seed=n) for n in range(4)]
     threads = [threading.Thread(target=lambda s=s: GeoIndex.load(index.path).add(StubEncoder(), s)) for s in sources]
     for thread in threads:
@@ -341,7 +341,7 @@ def test_adding_at_the_same_time_loses_nothing(index):
     assert len(GeoIndex.load(index.path)) == 12 + 4 * 5
 
 
-def test_a_full_disk_leaves_the_old_index(index, encoder, monkeypatch):
+def test_edit_on_a_full_disk_keeps_the_old_index(index, encoder, monkeypatch):
     import errno
 
     def full(*_, **__):

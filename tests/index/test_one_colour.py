@@ -1,4 +1,4 @@
-"""Tiles of one colour show no place: left out and counted, whatever kind of imagery they come from."""
+"""Tiles of one colour are left out and counted, for every kind of imagery."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def saved_data_set(folder):
 
 
 @pytest.mark.parametrize("make", [raster, table, map_tiles, saved_data_set])
-def test_tiles_of_one_colour_are_left_out_counted_and_kept_on_request(tmp_path, make):
+def test_build_leaves_out_tiles_of_one_colour_unless_requested(tmp_path, make):
     home = tmp_path / "imagery"
     home.mkdir()
     path = make(home)
@@ -74,8 +74,8 @@ def test_tiles_of_one_colour_are_left_out_counted_and_kept_on_request(tmp_path, 
     assert again.tiles == report.tiles + count and not again.broken_count
 
 
-def test_colour_beside_ground_without_data_is_looked_at_alone(tmp_path):
-    """A tile that is blue where it holds data, and black where it does not, shows one colour."""
+def test_one_colour_check_ignores_pixels_without_data(tmp_path):
+    """A tile that is blue where it has data, and black where it has none, has one colour."""
     source = open_imagery(raster(tmp_path, nodata=0), TilingOptions(tile_m=70.0, overlap=0.0, max_empty=0.99))
     build_index(StubEncoder(), source, tmp_path / "idx")
     assert ONE_COLOUR not in GeoIndex.load(tmp_path / "idx").manifest.left_out.reasons
@@ -88,7 +88,7 @@ def test_colour_beside_ground_without_data_is_looked_at_alone(tmp_path):
     assert build_index(StubEncoder(), partly, tmp_path / "b").by_content == {ONE_COLOUR: 1}
 
 
-def test_black_tiles_of_a_raster_that_states_another_no_data_value_are_of_one_colour(tmp_path):
+def test_black_tiles_of_a_raster_with_another_no_data_value_have_one_colour(tmp_path):
     rasterio = pytest.importorskip("rasterio")
     path = raster(tmp_path, nodata=255)
     with rasterio.open(path, "r+") as file:
@@ -99,7 +99,7 @@ def test_black_tiles_of_a_raster_that_states_another_no_data_value_are_of_one_co
     assert report.by_content[ONE_COLOUR] >= 6
 
 
-def test_partly_transparent_map_tiles_are_counted_and_limited(tmp_path):
+def test_build_counts_and_limits_partly_transparent_map_tiles(tmp_path):
     folder = map_tiles(tmp_path / "tiles")
     clear = Image.fromarray(np.random.default_rng(9).integers(0, 255, (16, 16, 4), np.uint8))
     clear.putalpha(Image.fromarray(np.where(np.arange(256).reshape(16, 16) < 160, 255, 0).astype(np.uint8)))

@@ -1,4 +1,4 @@
-"""Estimates against areas whose tiles can be counted, and against indexes that were written."""
+"""Estimates compared with the tiles of areas and with written indexes."""
 
 import json
 
@@ -18,14 +18,14 @@ from gengeo_hf.index.segment import NewRows
 
 @pytest.mark.parametrize(("side", "tile", "overlap"), [(2000, 60, 0.5), (5000, 100, 0.0), (500, 65, 0.25)])
 @pytest.mark.parametrize("lat", [0.0, 60.0, -80.0])
-def test_tiles_of_an_area_are_about_as_many_as_are_cut(side, tile, overlap, lat):
+def test_plan_index_tiles_are_close_to_those_of_the_grid(side, tile, overlap, lat):
     area = Area.from_bounds(bounds_around(lat, 24.94, side, side))
     expected = len(area_cells(area, tile, overlap)[0])
     assert plan_index(area, tile, overlap=overlap).tiles == pytest.approx(expected, rel=0.15)
 
 
 @pytest.mark.parametrize(("tiles", "limit"), [(4000, 200_000), (6000, 5000)])
-def test_bytes_of_an_index_are_about_those_that_were_written(tmp_path, monkeypatch, tiles, limit):
+def test_bytes_of_are_close_to_those_of_a_written_index(tmp_path, monkeypatch, tiles, limit):
     monkeypatch.setattr("gengeo_hf.index.search.EXACT_LIMIT", limit)
     monkeypatch.setattr("gengeo_hf.index.plan.EXACT_LIMIT", limit)
     dim, rng = 64, np.random.default_rng(0)
@@ -39,7 +39,7 @@ def test_bytes_of_an_index_are_about_those_that_were_written(tmp_path, monkeypat
     assert bytes_of(tiles, dim, thumbnails=False)[0] == pytest.approx(written, rel=0.15)
 
 
-def test_a_larger_index_costs_more():
+def test_plan_index_of_more_tiles_costs_more():
     area = Area.from_bounds(Bounds(11, 48, 11.1, 48.1))
     small, large = (plan_index(area, tile, tiles_per_second=2.0) for tile in (120, 60))
     assert large.tiles == pytest.approx(4 * small.tiles, rel=0.1) and large.source_mb > 3 * small.source_mb
@@ -51,13 +51,13 @@ def test_a_larger_index_costs_more():
             plan_index(area, 60, **wrong)
 
 
-def test_the_command_answers_in_json(gengeo, tiny_checkpoint):
-    words = ("plan", "--bounds", "11,48,11.05,48.05", "--tile", "60m", "--model", tiny_checkpoint)
-    code, out, err = gengeo(*words, "--throughput", "10", "--json")
+def test_plan_command_prints_json(gengeo, tiny_checkpoint):
+    arguments = ("plan", "--bounds", "11,48,11.05,48.05", "--tile", "60m", "--model", tiny_checkpoint)
+    code, out, err = gengeo(*arguments, "--throughput", "10", "--json")
     found = json.loads(out)
     assert code == 0, err
     assert {"tiles", "source_mb", "encode_hours", "index_mb", "memory_mb", "search_ms"} <= found.keys()
     assert found["encode_hours"] == pytest.approx(found["tiles"] / 36_000)
-    code, out, _ = gengeo(*words)
+    code, out, _ = gengeo(*arguments)
     assert code == 0 and "tiles/s" in out
     assert gengeo("plan", "--model", tiny_checkpoint)[0] == 2

@@ -29,7 +29,7 @@ def cut(vectors, count, dead_share=0.0, scanned=()):
     return parts
 
 
-def test_only_large_segments_of_large_indexes_get_a_scan():
+def test_needs_scan_only_for_large_segments_of_large_indexes():
     assert [
         needs_scan(*sizes) for sizes in ((200_000, 200_000), (200_001, 200_001), (4095, 300_000), (4096, 300_000))
     ] == [False, True, False, True]
@@ -37,7 +37,7 @@ def test_only_large_segments_of_large_indexes_get_a_scan():
 
 @pytest.mark.parametrize("flat_limit", [20_000, 100])
 @pytest.mark.parametrize(("count", "dead"), [(1, 0.0), (1, 0.1), (20, 0.0), (20, 0.1)])
-def test_exact_search_equals_a_full_comparison_whatever_the_segments(monkeypatch, flat_limit, count, dead):
+def test_exact_search_of_any_segments_equals_a_full_comparison(monkeypatch, flat_limit, count, dead):
     monkeypatch.setattr("gengeo_hf.index.search.FLAT_LIMIT", flat_limit)
     vectors = gallery()
     parts, queries = cut(vectors, count, dead), sample_queries(vectors, 20)
@@ -49,15 +49,15 @@ def test_exact_search_equals_a_full_comparison_whatever_the_segments(monkeypatch
 
 @pytest.mark.parametrize("queries", [1, 20])
 @pytest.mark.parametrize("scanned", [(0,), (0, 1, 2), (1,)])
-def test_a_scan_that_looks_at_all_again_equals_a_full_comparison(scanned, queries):
+def test_scan_with_all_rows_rescored_equals_a_full_comparison(scanned, queries):
     vectors = gallery()
-    parts, asked = cut(vectors, 3, 0.1, scanned), sample_queries(vectors, queries)
-    assert np.array_equal(Searcher(parts).search(asked, 10)[1], brute_force(parts, asked, 10))
+    parts, samples = cut(vectors, 3, 0.1, scanned), sample_queries(vectors, queries)
+    assert np.array_equal(Searcher(parts).search(samples, 10)[1], brute_force(parts, samples, 10))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.9, 0.999, 1.0])
-def test_a_removed_row_never_comes_back(share):
-    """FAISS's fast scan takes no selector: removed rows must be passed over, however many of the best they are."""
+def test_scan_never_returns_removed_rows(share):
+    """The fast scan of FAISS cannot skip rows: removed rows must be dropped, even if they are the best."""
     vectors = gallery()
     queries = vectors[:30].astype(np.float32)  # whose best rows are removed first
     dead = np.zeros(len(vectors), bool)
@@ -68,7 +68,7 @@ def test_a_removed_row_never_comes_back(share):
         assert not dead[rows].any() and rows.shape[1] == min(10, int((~dead).sum()))
 
 
-def test_a_scan_measures_how_deep_it_must_look(monkeypatch):
+def test_measure_depth_reaches_the_wanted_recall(monkeypatch):
     monkeypatch.setattr("gengeo_hf.index.scan.SEGMENT_DEPTH", 10)
     vectors = gallery()
     made = build_scan(vectors)
@@ -84,7 +84,7 @@ def test_a_scan_measures_how_deep_it_must_look(monkeypatch):
     assert recall(found["depth"]) == pytest.approx(found["recall_at_10"]) and recall(10) < found["recall_at_10"]
 
 
-def test_a_scan_looks_deeper_where_more_recall_is_wanted_or_fewer_queries_tell(monkeypatch):
+def test_measure_depth_grows_with_the_wanted_recall_and_with_fewer_queries(monkeypatch):
     monkeypatch.setattr("gengeo_hf.index.scan.SEGMENT_DEPTH", 10)
     vectors = gallery()
     made = build_scan(vectors)
@@ -98,19 +98,19 @@ def test_a_scan_looks_deeper_where_more_recall_is_wanted_or_fewer_queries_tell(m
 
 
 @pytest.mark.parametrize(("count", "dim"), [(1, 8), (5, 6), (300, 30)])
-def test_a_scan_of_few_tiles_or_odd_dimensions_finds_them(count, dim):
+def test_scan_of_few_tiles_or_odd_dimensions_finds_them(count, dim):
     vectors = gallery(count, dim)
     part = Part(vectors, scan=build_scan(vectors), depth=count)
     assert Searcher([part]).search(vectors.astype(np.float32), 1)[1].ravel().tolist() == list(range(count))
 
 
-def test_a_scan_of_equal_tiles_finds_them():
+def test_scan_of_equal_tiles_finds_them():
     vectors = np.repeat(gallery(1), 40, axis=0)
     found = Searcher([Part(vectors, scan=build_scan(vectors))]).search(vectors[:1].astype(np.float32), 5)[1]
     assert found[0].tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_stored_scan_finds_what_it_found_before(tmp_path):
+def test_scan_read_from_a_file_gives_the_same_results(tmp_path):
     import faiss
 
     vectors = gallery(1000)
@@ -121,7 +121,7 @@ def test_a_stored_scan_finds_what_it_found_before(tmp_path):
         assert np.array_equal(one, other)
 
 
-def test_a_scan_of_several_files_equals_that_of_one(monkeypatch):
+def test_scan_of_several_files_equals_that_of_one(monkeypatch):
     vectors = gallery()
     queries = sample_queries(vectors, 20)
     one = Searcher([Part(vectors, scan=build_scan(vectors), depth=4000)]).search(queries, 10)
@@ -136,7 +136,7 @@ def test_a_scan_of_several_files_equals_that_of_one(monkeypatch):
 
 
 @pytest.mark.parametrize("dead", [0.0, 0.1])
-def test_scans_of_one_quantiser_are_scanned_as_one_and_find_what_a_full_comparison_finds(dead):
+def test_scans_of_one_quantiser_are_merged_and_equal_a_full_comparison(dead):
     vectors = gallery()
     parts = cut(vectors, 4, dead)
     parts[1].dead = None
@@ -147,13 +147,13 @@ def test_scans_of_one_quantiser_are_scanned_as_one_and_find_what_a_full_comparis
     assert np.array_equal(searcher.search(queries, 10)[1], brute_force(parts, queries, 10))
 
 
-def test_scans_of_different_quantisers_are_scanned_one_by_one():
+def test_scans_of_different_quantisers_are_not_merged():
     parts = cut(gallery(), 2, scanned=(0, 1))
     Searcher(parts)
     assert [part.scan[0].ntotal for part in parts] == [2000, 2000]
 
 
-def test_a_structure_of_other_vectors_or_a_broken_one_is_refused(tmp_path):
+def test_read_scan_of_other_vectors_or_a_damaged_file_raises_an_error(tmp_path):
     import faiss
 
     faiss.write_index(build_scan(gallery(1000))[0], str(tmp_path / "scan.faiss"))
@@ -165,7 +165,7 @@ def test_a_structure_of_other_vectors_or_a_broken_one_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("block", [7, 1000])
-def test_runs_are_scored_exactly_over_blocks_and_segments(monkeypatch, block):
+def test_search_runs_over_blocks_and_segments_equals_a_full_comparison(monkeypatch, block):
     monkeypatch.setattr("gengeo_hf.index.search.BLOCK", block)
     vectors = gallery(100)
     parts, queries = cut(vectors, 2, 0.2), sample_queries(vectors, 3)
@@ -179,21 +179,21 @@ def test_runs_are_scored_exactly_over_blocks_and_segments(monkeypatch, block):
     assert found.tolist() == expected
 
 
-def test_equal_scores_come_in_row_order():
+def test_search_returns_equal_scores_in_row_order():
     vectors = np.repeat(gallery(1), 9, axis=0)
     query = vectors[:1].astype(np.float32)
     assert Searcher([Part(vectors)]).search(query, 5)[1][0].tolist() == [0, 1, 2, 3, 4]
     assert Searcher(cut(vectors, 3)).search_runs(query, [(0, 3, None), (3, 6, None)], 4)[1][0].tolist() == [0, 1, 2, 3]
 
 
-def test_sample_queries_stand_at_the_stated_cosine():
+def test_sample_queries_have_the_given_cosine():
     vectors = gallery(50)
     queries = sample_queries(vectors, 50)
     np.testing.assert_allclose((queries * vectors.astype(np.float32)).sum(axis=1), 0.65, atol=1e-2)
     np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, atol=1e-3)
 
 
-def test_conversion_equals_numpys_for_every_finite_half():
+def test_to_float32_equals_numpy_for_every_finite_half():
     from gengeo_hf.index.search import to_float32
 
     halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16).reshape(-1, 64)

@@ -1,4 +1,4 @@
-"""Circles as runs of rows: the same tiles as by the distance of each, at the poles and the date line too."""
+"""Runs of rows near a position equal a comparison of distances, also at the poles and the date line."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def found(lat, lon, near):
 
 @pytest.mark.parametrize("centre", [(48, 11), (0, 180), (-17, -179.999), (89.99, 0), (-90, 50), (89.95, 179)])
 @pytest.mark.parametrize("radius", [1.0, 900.0, 5000.0, 30_000_000.0])
-def test_a_circle_is_what_the_distances_say(centre, radius):
+def test_within_equals_a_comparison_of_distances(centre, radius):
     rng = np.random.default_rng(0)
     near = Near(*centre, radius)
     lat, lon = offset(np.full(4000, float(centre[0])), float(centre[1]), *rng.uniform(-12_000, 12_000, (2, 4000)))
@@ -33,7 +33,7 @@ def test_a_circle_is_what_the_distances_say(centre, radius):
     assert np.array_equal(found(lat, lon, near), expected)
 
 
-def test_neighbours_on_the_ground_are_neighbours_in_the_file():
+def test_spatial_order_keeps_neighbours_together():
     rows, columns = np.divmod(np.arange(512 * 512), 512)
     lat, lon = ordered(48 + rows * 2.9e-4, 11 + columns * 4.4e-4)
     runs = spatial.runs_near(spatial.block_balls(lat, lon), len(lat), Near(48.07, 11.11, 2000))
@@ -42,5 +42,5 @@ def test_neighbours_on_the_ground_are_neighbours_in_the_file():
     assert inside > 10_000 and touched < 2 * inside and len(runs) < 60
 
 
-def test_equal_positions_keep_their_order():
+def test_spatial_order_of_equal_positions_is_stable():
     assert spatial.spatial_order(np.full(300, 60.0), np.full(300, 25.0)).tolist() == list(range(300))

@@ -1,4 +1,4 @@
-"""One contract, every store: Qdrant in memory, Milvus embedded, Milvus over a socket."""
+"""The interface of every store: Qdrant in memory, Milvus embedded, Milvus server."""
 
 import contextlib
 import importlib.util
@@ -34,13 +34,13 @@ needs_qdrant = pytest.mark.skipif(not installed("qdrant_client"), reason="qdrant
 
 @contextlib.contextmanager
 def running_server(folder):
-    """A Milvus server on a free port of this machine: its address and process."""
+    """Start a Milvus server on a free port; yields its address and process."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = Path(sys.executable).with_name("milvus-lite")
-    words = [program, "server", "--data-dir", folder, "--port", str(port)]
-    server = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [program, "server", "--data-dir", folder, "--port", str(port)]
+    server = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
             with socket.socket() as probe:
@@ -76,7 +76,7 @@ def store(request, tmp_path):
 
 @pytest.fixture
 def encoder(request):
-    return StubEncoder(request.node.name)  # a collection of its own on the shared server
+    return StubEncoder(request.node.name)  # a separate collection on the shared server
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def ids(lines):
     return [[hit.tile_id for hit in line] for line in lines]
 
 
-def test_a_store_answers_like_the_index(store, gallery, encoder):
+def test_store_search_equals_that_of_the_index(store, gallery, encoder):
     report = export_index(gallery, store)
     assert report == {"tiles": 40, "count": 40, "removed": 0, "index_name": "idx", "top10_agreement": 1.0}
     queries = encoder.encode(ListSource(count=5, seed=3).images, "ground")
@@ -101,14 +101,14 @@ def test_a_store_answers_like_the_index(store, gallery, encoder):
         assert all(great_circle_m(h.lat, h.lon, *near[:2]) <= near[2] for h in store.search(queries, 99, near)[0])
 
 
-def test_writing_again_changes_nothing_and_removing_removes(store, gallery):
+def test_export_again_changes_nothing_and_remove_deletes_tiles(store, gallery):
     export_index(gallery, store)
     assert export_index(gallery, store)["count"] == 40
     assert store.remove(["noise-0", "noise-1", "not there"]) == 2
     assert len(store) == 38 and export_index(gallery, store)["count"] == 40
 
 
-def test_an_interrupted_export_goes_on(store, encoder, tmp_path, monkeypatch):
+def test_export_after_an_interruption_resumes(store, encoder, tmp_path, monkeypatch):
     index = GeoIndex.build(encoder, ListSource(count=600), tmp_path / "big", thumbnail_pixels=0)
     written, original = [], store.engine.upsert
 
@@ -126,8 +126,8 @@ def test_an_interrupted_export_goes_on(store, encoder, tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".*export*"))
 
 
-def test_an_export_of_tiles_that_moved_begins_again(store, encoder, tmp_path, monkeypatch):
-    """The same pictures at corrected positions: their descriptors are the same, and the old rows must not stay."""
+def test_export_of_changed_tiles_starts_again(store, encoder, tmp_path, monkeypatch):
+    """The same pictures at corrected positions: descriptors are equal, and old rows must be replaced."""
     GeoIndex.build(encoder, ListSource(count=600), tmp_path / "big", thumbnail_pixels=0)
     original, calls = store.engine.upsert, []
 
@@ -147,19 +147,19 @@ def test_an_export_of_tiles_that_moved_begins_again(store, encoder, tmp_path, mo
     assert [line[0].lat for line in hits] == pytest.approx([10.0] * 5, abs=0.01)
 
 
-def test_a_query_that_is_no_vector_is_refused(store, gallery):
+def test_store_search_with_invalid_queries_raises_an_error(store, gallery):
     export_index(gallery, store)
     with pytest.raises(GenGeoError, match="NaN"):
         store.search(np.full((1, 64), np.nan), 3)
 
 
-def test_another_model_finds_nothing_here(store, gallery):
+def test_check_model_of_another_model_in_a_store_raises_an_error(store, gallery):
     export_index(gallery, store)
     with pytest.raises(GenGeoError, match="no tiles of this model"):
         GeoLocalizer(StubEncoder("quite another"), store)
 
 
-def test_tiles_that_the_index_gave_up_leave_the_store(store, gallery, encoder):
+def test_export_deletes_tiles_that_are_not_in_the_index(store, gallery, encoder):
     export_index(gallery, store)
     gallery.remove([f"noise-{number}" for number in range(16)])
     report = export_index(gallery, store)
@@ -168,25 +168,25 @@ def test_tiles_that_the_index_gave_up_leave_the_store(store, gallery, encoder):
     assert all(len(line) == 24 and not {hit.tile_id for hit in line} & {"noise-0", "noise-15"} for line in hits)
 
 
-def test_two_indexes_of_one_model_stay_apart(store, gallery, encoder, tmp_path):
+def test_two_indexes_of_one_model_have_separate_collections(store, gallery, encoder, tmp_path):
     other = GeoIndex.build(encoder, ListSource(count=7, seed=9, lat=50.0, name="other"), tmp_path / "far town.gengeo")
     export_index(gallery, store)
     assert export_index(other, store)["index_name"] == "far_town"
-    with pytest.raises(GenGeoError, match="holds 2 indexes: far_town, idx; say which one by adding #NAME"):
+    with pytest.raises(GenGeoError, match="holds 2 indexes: far_town, idx; choose one by adding #NAME"):
         GeoLocalizer(encoder, store)
     store.index_name = "far_town"  # what #far_town in the address sets
     assert len(GeoLocalizer(encoder, store).index) == 7
 
 
-def test_another_index_of_the_same_name_is_not_overwritten(store, gallery, encoder, tmp_path):
+def test_export_does_not_overwrite_another_index_of_the_same_name(store, gallery, encoder, tmp_path):
     other = GeoIndex.build(encoder, ListSource(count=7, seed=9, name="other"), tmp_path / "elsewhere" / "idx")
     export_index(gallery, store)
-    with pytest.raises(GenGeoError, match="they are of another index; give this one another name"):
+    with pytest.raises(GenGeoError, match="they belong to another index; give this index another name"):
         export_index(other, store)
     assert len(store) == 40
 
 
-def test_tiles_are_removed_from_a_store_as_from_an_index(store, gallery):
+def test_store_remove_equals_that_of_an_index(store, gallery):
     export_index(gallery, store)
     box = Bounds(179.99, -17.2, -179.9, -16.8)
     kinds = [{"tile_ids": ["noise-3", "not there"]}, {"source": "noise"}, {"bounds": box}, {"area": "no such area"}]
@@ -195,7 +195,7 @@ def test_tiles_are_removed_from_a_store_as_from_an_index(store, gallery):
     assert len(store) == len(gallery)
 
 
-def test_rights_of_the_imagery_are_in_the_hits_of_a_store(store, encoder, tmp_path):
+def test_hits_of_a_store_hold_the_rights_of_the_imagery(store, encoder, tmp_path):
     source = ListSource(count=4)
     source.rights = Rights("Example Survey", "CC BY 4.0", "2024")
     index = GeoIndex.build(encoder, source, tmp_path / "rights")
@@ -206,7 +206,7 @@ def test_rights_of_the_imagery_are_in_the_hits_of_a_store(store, encoder, tmp_pa
 
 
 @needs_milvus
-def test_a_read_only_index_is_exported(gallery, tmp_path, monkeypatch):
+def test_export_of_a_read_only_index_works(gallery, tmp_path, monkeypatch):
     from gengeo_hf.index.stores import export
 
     def refuse(path, content):
@@ -217,7 +217,7 @@ def test_a_read_only_index_is_exported(gallery, tmp_path, monkeypatch):
 
 
 @needs_milvus
-def test_a_milvus_file_in_use_is_one_line(tmp_path, capfd):
+def test_connect_to_a_milvus_file_in_use_raises_one_line(tmp_path, capfd):
     fcntl = pytest.importorskip("fcntl")
     folder = tmp_path / "held.db"
     folder.mkdir()
@@ -229,7 +229,7 @@ def test_a_milvus_file_in_use_is_one_line(tmp_path, capfd):
 
 
 @needs_milvus
-def test_commands_of_a_store_remove_and_compare(gallery, tmp_path, gengeo, monkeypatch):
+def test_store_commands_remove_and_compare(gallery, tmp_path, gengeo, monkeypatch):
     address = f"milvus:{tmp_path / 'cli.db'}"
     assert gengeo("to-store", gallery.path, "--store", address)[0] == 0
     assert "removed 1 tiles, 39 left" in gengeo("remove", f"{address}#idx", "--tile-id", "noise-3")[1]
@@ -239,7 +239,7 @@ def test_commands_of_a_store_remove_and_compare(gallery, tmp_path, gengeo, monke
     assert code == 1 and "66.9%" in err
 
 
-def test_photos_are_located_in_a_store(store, gallery, encoder):
+def test_locate_in_a_store_equals_the_index(store, gallery, encoder):
     export_index(gallery, store)
     localizer = GeoLocalizer(encoder, store)
     place = localizer.locate(ListSource(count=40).images[7], top=1).best
@@ -249,11 +249,11 @@ def test_photos_are_located_in_a_store(store, gallery, encoder):
 @pytest.mark.parametrize(
     ("sizes", "caveat"),
     [
-        ((60.0, 30.0), "a store answers by single tiles: it does not fuse the ground sizes of this index"),
+        ((60.0, 30.0), "a store searches single tiles: it does not fuse the ground sizes of this index"),
         ((60.0,), ""),
     ],
 )
-def test_a_store_of_several_ground_sizes_says_that_it_does_not_fuse_them(store, encoder, tmp_path, sizes, caveat):
+def test_size_caveat_of_several_ground_sizes_is_a_warning(store, encoder, tmp_path, sizes, caveat):
     pytest.importorskip("rasterio")
     tiling = TilingOptions(overlap=0.5, tile_m=60.0, tile_sizes=sizes if len(sizes) > 1 else ())
     imagery = open_imagery(write(tmp_path / "ortho.tif", noise(240, seed=3)), tiling)
@@ -266,7 +266,7 @@ def test_a_store_of_several_ground_sizes_says_that_it_does_not_fuse_them(store, 
 
 @pytest.mark.slow
 @needs_milvus
-def test_a_server_that_goes_away_is_one_line(tmp_path_factory, gallery, encoder):
+def test_store_search_after_the_server_stops_raises_one_line(tmp_path_factory, gallery, encoder):
     with running_server(tmp_path_factory.mktemp("leaving")) as (address, server):
         store = connect(address)
         export_index(gallery, store)
@@ -280,7 +280,7 @@ def test_a_server_that_goes_away_is_one_line(tmp_path_factory, gallery, encoder)
 
 
 @needs_milvus
-def test_another_process_finds_what_an_export_left(gallery, encoder, tmp_path):
+def test_store_of_an_export_is_found_by_another_process(gallery, encoder, tmp_path):
     address = f"milvus:{tmp_path / 'kept.db'}"
     program = (
         "from gengeo_hf.index import GeoIndex; from gengeo_hf.index.stores import connect, export_index;"
@@ -292,7 +292,7 @@ def test_another_process_finds_what_an_export_left(gallery, encoder, tmp_path):
 
 
 @needs_milvus
-def test_a_store_of_shortened_descriptors_shortens_those_of_photos(tiny_checkpoint, tmp_path):
+def test_store_of_truncated_descriptors_truncates_those_of_photos(tiny_checkpoint, tmp_path):
     from gengeo_hf.encoding.encoder import Encoder
 
     address, source = f"milvus:{tmp_path / 'short.db'}", ListSource(count=4)
@@ -312,7 +312,7 @@ def test_a_store_of_shortened_descriptors_shortens_those_of_photos(tiny_checkpoi
     assert GeoLocalizer.from_pretrained(tiny_checkpoint, address, device="cpu").encoder.dim == 24
 
 
-def test_addresses():
+def test_is_address_and_connect_parse_addresses():
     assert is_address("milvus:./a.db") and is_address("qdrant:http://h:1") and not is_address("city.gengeo")
     for wrong in ("milvus:", "other:x", "folder"):
         with pytest.raises(GenGeoError, match="is not the address of a store"):
@@ -320,7 +320,7 @@ def test_addresses():
 
 
 @needs_qdrant
-def test_nobody_at_home_is_one_line():
+def test_connect_without_a_server_raises_one_line():
     with pytest.raises(GenGeoError, match="no Qdrant at") as caught:
         connect("qdrant:http://127.0.0.1:9")
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Imagery and indexes in which something cannot be read: left out and told, or refused in one line."""
+"""Imagery and indexes with unreadable parts: tiles are left out and counted, or the error has one line."""
 
 import json
 import sqlite3
@@ -23,7 +23,7 @@ def mbtiles(path, rows):
     return path
 
 
-def test_tiles_of_an_mbtiles_file_that_hold_no_picture_are_left_out(tmp_path):
+def test_build_leaves_out_mbtiles_without_pictures(tmp_path):
     picture = saved("PNG", 16)
     rows = [
         (3, 1, 1, picture),
@@ -43,7 +43,7 @@ def test_tiles_of_an_mbtiles_file_that_hold_no_picture_are_left_out(tmp_path):
     assert sum("has no image" in reason for reason in reasons) == 2
 
 
-def test_an_mbtiles_file_that_breaks_while_it_is_read_costs_its_tiles(tmp_path):
+def test_build_leaves_out_tiles_of_an_mbtiles_file_that_is_damaged_during_reading(tmp_path):
     path = mbtiles(tmp_path / "m.mbtiles", [(3, 1, row, saved("PNG", 16)) for row in range(5)])
     source = open_imagery(path)
     with sqlite3.connect(path) as file:
@@ -61,7 +61,7 @@ def test_an_mbtiles_file_that_breaks_while_it_is_read_costs_its_tiles(tmp_path):
         ("EPSG:3857", 1e200),  # where PROJ never comes back from
     ],
 )
-def test_a_raster_without_a_place_on_earth_is_named_in_one_line(tmp_path, crs, metres):
+def test_build_of_a_raster_without_georeference_raises_one_line(tmp_path, crs, metres):
     pytest.importorskip("rasterio")
     making.geotiff(tmp_path / "good.tif")
     making.geotiff(tmp_path / "odd.tif", crs=crs, metres=metres)
@@ -98,7 +98,7 @@ SEGMENT = {"name": "segment-0123456789ab", "tiles": 1, "files": {}, "contents": 
         {"unknown": 1},
     ],
 )
-def test_fields_of_a_manifest_have_types(index, change):
+def test_manifest_with_fields_of_a_wrong_type_raises_an_error(index, change):
     manifest = json.loads((index.path / "manifest.json").read_text())
     (index.path / "manifest.json").write_text(json.dumps(manifest | change))
     with pytest.raises(GenGeoError, match=r"manifest\.json is broken"):
@@ -106,7 +106,7 @@ def test_fields_of_a_manifest_have_types(index, change):
 
 
 @pytest.mark.parametrize("name", ["../x", "segment-0123456789ab/../..", "/tmp", "segment-XYZ", ""])
-def test_a_segment_has_a_name_of_ours(index, name):
+def test_manifest_with_an_invalid_segment_name_raises_an_error(index, name):
     manifest = json.loads((index.path / "manifest.json").read_text())
     manifest["segments"][0]["name"] = name
     (index.path / "manifest.json").write_text(json.dumps(manifest))
@@ -114,8 +114,8 @@ def test_a_segment_has_a_name_of_ours(index, name):
         GeoIndex.load(index.path)
 
 
-def test_a_damaged_shard_of_an_interrupted_build_is_made_again(tmp_path, monkeypatch):
-    """Parquet has no sums of its own: a flipped bit in a vector would be no error to its reader."""
+def test_build_encodes_a_damaged_shard_again(tmp_path, monkeypatch):
+    """Parquet has no checksums here: a flipped bit in a vector would not raise an error."""
     expected = GeoIndex.build(StubEncoder(), ListSource(300), tmp_path / "whole").descriptors.tobytes()
 
     def stop(*_):

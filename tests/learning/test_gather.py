@@ -1,4 +1,4 @@
-"""Two processes must learn what one would: the loss, and every gradient."""
+"""Two processes have the loss and the gradients of one process with the whole batch."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def worker(rank, address, results):
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path):
+def test_gather_rows_two_processes_equal_one(tmp_path):
     results = tmp_path / "gradients.pt"
     mp.spawn(worker, args=(f"file://{tmp_path}/rendezvous", results), nprocs=2)
     loss, gradients = torch.load(results, weights_only=True)
@@ -53,6 +53,6 @@ def test_two_processes_equal_one(tmp_path):
         torch.testing.assert_close(found, parameter.grad, atol=1e-6, rtol=0)
 
 
-def test_one_process_is_left_alone():
+def test_gather_rows_one_process_returns_input():
     rows = torch.ones(2, 3)
     assert gather_rows(rows) is rows

@@ -1,4 +1,4 @@
-"""The cached step must give the gradient of the plain step: with dropout, with loss scaling, on two processes."""
+"""`cached_backward` gives the gradient of a plain step, with dropout, loss scaling and two processes."""
 
 import pytest
 import torch
@@ -39,9 +39,9 @@ def gradients(model):
 
 
 def plain(model, parts, scale=1.0):
-    """One large batch, whose activations are all kept; dropout is drawn part by part as in the cached step."""
-    described = [(model(g), model(a)) for g, a in parts]
-    ground, aerial = (torch.cat(views) for views in zip(*described, strict=True))
+    """Run one large batch with all activations; dropout is drawn part by part as in the cached step."""
+    encoded = [(model(g), model(a)) for g, a in parts]
+    ground, aerial = (torch.cat(views) for views in zip(*encoded, strict=True))
     loss = symmetric_info_nce(ground, aerial, model.scale, label_smoothing=0.1)
     (loss * scale).backward()
     return loss.item()
@@ -59,7 +59,7 @@ def cached(model, parts, scale=1.0):
 
 @pytest.mark.parametrize("size", [1, 4, 5, 12])
 @pytest.mark.parametrize("scale", [1.0, 1024.0])
-def test_equals_the_plain_step_with_dropout(size, scale):
+def test_cached_backward_with_dropout_equals_plain_step(size, scale):
     one, other = Toy(), Toy()
     parts = parts_of(*images(), size)
     torch.manual_seed(7)
@@ -70,7 +70,7 @@ def test_equals_the_plain_step_with_dropout(size, scale):
         torch.testing.assert_close(found / scale, expected / scale, atol=1e-5, rtol=0)
 
 
-def test_chance_goes_on_as_after_one_pass():
+def test_cached_backward_random_state_is_that_of_one_pass():
     model = Toy()
     torch.manual_seed(7)
     plain(model, parts_of(*images(), 4))
@@ -80,8 +80,8 @@ def test_chance_goes_on_as_after_one_pass():
     torch.testing.assert_close(torch.rand(3), expected)
 
 
-def test_without_the_repeated_chance_the_gradient_is_wrong(monkeypatch):
-    """The control: had the equality above held by accident, it would hold here too."""
+def test_cached_backward_without_restored_random_state_differs(monkeypatch):
+    """Control of the test above: with other random numbers the gradients differ."""
     one, other = Toy(), Toy()
     parts = parts_of(*images(), 4)
     torch.manual_seed(7)
@@ -93,7 +93,7 @@ def test_without_the_repeated_chance_the_gradient_is_wrong(monkeypatch):
     assert gap > 1e-3
 
 
-def test_summing_small_losses_is_not_the_same():
+def test_sum_of_micro_batch_losses_differs_from_large_batch():
     one, other = Toy(dropout=0.0), Toy(dropout=0.0)
     parts = parts_of(*images(), 4)
     plain(one, parts)
@@ -122,19 +122,19 @@ def both_workers(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     worker(rank, folder / "plain")
     dropout_worker(rank, folder / "dropout")
-    dist.barrier()  # a rank that leaves early must not take the connection from the other
+    dist.barrier()  # a rank that ends early would close the connection of the other
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory):
-    """Started once: most of the time is PyTorch's import."""
+    """Run both workers once, since most of their time is the import of PyTorch."""
     folder = tmp_path_factory.mktemp("processes")
     mp.spawn(both_workers, args=(folder,), nprocs=2)
     return folder
 
 
-def test_two_processes_equal_one(two_processes):
+def test_cached_backward_two_processes_equal_one(two_processes):
     alone = Toy(dropout=0.0)
     expected_loss = plain(alone, parts_of(*images(), 12))
     for rank in range(2):
@@ -145,7 +145,7 @@ def test_two_processes_equal_one(two_processes):
 
 
 def dropout_worker(rank, results):
-    """Under two processes, with dropout and a loss scale: the cached step beside a plain one with the same chance."""
+    """Compute, with dropout and a loss scale, the gradients of a plain step, a cached step and a control."""
     ground, aerial = images()
     rows = slice(6 * rank, 6 * rank + 6)
     parts, found = parts_of(ground[rows], aerial[rows], 2), []
@@ -157,7 +157,7 @@ def dropout_worker(rank, results):
         def loss_of(g, a, scale=model.scale):
             return symmetric_info_nce(gather_rows(g), gather_rows(a), scale, label_smoothing=0.1)
 
-        if cache is None:  # the control: other units are dropped
+        if cache is None:  # the control with other dropout
             torch.manual_seed(99 + rank)
         if cache:
             cached_backward(
@@ -169,13 +169,13 @@ def dropout_worker(rank, results):
                 loss_parameters=[model.scale],
             )
         else:
-            described = [(wrapped(g), wrapped(a)) for g, a in parts]
-            (loss_of(*(torch.cat(views) for views in zip(*described, strict=True))) * 1024).backward()
+            encoded = [(wrapped(g), wrapped(a)) for g, a in parts]
+            (loss_of(*(torch.cat(views) for views in zip(*encoded, strict=True))) * 1024).backward()
         found.append([gradient / 1024 for gradient in gradients(model)])
     torch.save(found, f"{results}-{rank}")
 
 
-def test_two_processes_with_dropout_and_a_loss_scale(two_processes):
+def test_cached_backward_two_processes_with_dropout_and_loss_scale(two_processes):
     for rank in range(2):
         expected, cached, control = torch.load(f"{two_processes}/dropout-{rank}", weights_only=True)
         for one, other in zip(expected, cached, strict=True):
@@ -183,7 +183,7 @@ def test_two_processes_with_dropout_and_a_loss_scale(two_processes):
         assert max((a - b).abs().max().item() for a, b in zip(expected, control, strict=True)) > 1e-3
 
 
-def test_no_parts_are_refused():
+def test_cached_backward_without_parts_is_refused():
     with pytest.raises(ValueError, match="at least one micro-batch"):
         cached_backward([], lambda part: (), lambda: torch.zeros(()))
 
@@ -203,7 +203,7 @@ def partly_frozen(kind, blocks):
     return GenGeoModel(config).train()
 
 
-def describe_with(model):
+def encode_with(model):
     return lambda part: tuple(
         model(image, view=view).pooler_output for view, image in zip(("ground", "aerial"), part, strict=True)
     )
@@ -225,12 +225,12 @@ def trained_gradients(model):
 
 @pytest.mark.parametrize("kind", BACKBONES)
 @pytest.mark.parametrize("blocks", [0, 1, 2, None])
-def test_blocks_that_do_not_train_run_once_for_the_same_gradient(kind, blocks):
+def test_frozen_prefix_runs_once_with_same_gradient(kind, blocks):
     one, other = partly_frozen(kind, blocks), partly_frozen(kind, blocks)
     parts = images_of_both_sizes(3)  # 3 + 3 + 1 pairs
     torch.manual_seed(7)
-    described = [describe_with(one)(part) for part in parts]
-    info_nce_of(one)(*(torch.cat(views) for views in zip(*described, strict=True))).backward()
+    encoded = [encode_with(one)(part) for part in parts]
+    info_nce_of(one)(*(torch.cat(views) for views in zip(*encoded, strict=True))).backward()
     runs = []
     other.backbone.embeddings.register_forward_hook(lambda *_: runs.append(1))
     stages = frozen_stages(other.backbone)
@@ -239,14 +239,14 @@ def test_blocks_that_do_not_train_run_once_for_the_same_gradient(kind, blocks):
         stage.register_forward_pre_hook(lambda module, _: seen.append(vars(module).get("forward") is None))
     torch.manual_seed(7)
     prefix = FrozenPrefix(stages)
-    cached_backward(parts, describe_with(other), info_nce_of(other), prefix=prefix)
+    cached_backward(parts, encode_with(other), info_nce_of(other), prefix=prefix)
     expected, found = trained_gradients(one), trained_gradients(other)
     assert expected.keys() == found.keys()
     for name in expected:
         size = max([1.0, *expected[name].abs().flatten().tolist()])  # the toy head's gradients reach some hundreds
         torch.testing.assert_close(found[name] / size, expected[name] / size, atol=1e-5, rtol=0)
     assert len(stages) == (0 if blocks is None else 4 - blocks)
-    # Of three parts with two views each, two parts are described twice, the second time with the stages stood in for.
+    # Of three parts with two views each, two parts are encoded twice, the second time with replaced stages.
     assert len(runs) == 10 and seen.count(True) == 6 * len(stages[1:]) and seen.count(False) == 4 * len(stages[1:])
     assert not any("forward" in vars(stage) for stage in stages)
 
@@ -259,23 +259,23 @@ class NoState:
         pass
 
 
-@pytest.mark.parametrize("kind", ["dinov2", "dinov3_vit"])  # the second draws its positions between two stages
-def test_without_the_chance_of_the_first_time_the_gradient_is_wrong(kind, monkeypatch):
-    """The control: what the frozen blocks drew the first time must count as drawn."""
+@pytest.mark.parametrize("kind", ["dinov2", "dinov3_vit"])  # DINOv3 draws its positions between two stages
+def test_frozen_prefix_without_restored_random_state_differs(kind, monkeypatch):
+    """Control of the test above: without the random states of the frozen blocks the gradients differ."""
     one, other = partly_frozen(kind, 1), partly_frozen(kind, 1)
     parts = images_of_both_sizes(3)
     torch.manual_seed(7)
-    cached_backward(parts, describe_with(one), info_nce_of(one))
+    cached_backward(parts, encode_with(one), info_nce_of(one))
     prefix = FrozenPrefix(frozen_stages(other.backbone))
-    stand_ins = prefix._stand_ins
-    monkeypatch.setattr(prefix, "_stand_ins", lambda outputs, ours: stand_ins(outputs, [NoState(0) for _ in ours]))
+    replacements = prefix._replacements
+    monkeypatch.setattr(prefix, "_replacements", lambda outputs, s: replacements(outputs, [NoState(0) for _ in s]))
     torch.manual_seed(7)
-    cached_backward(parts, describe_with(other), info_nce_of(other), prefix=prefix)
+    cached_backward(parts, encode_with(other), info_nce_of(other), prefix=prefix)
     expected, found = trained_gradients(one), trained_gradients(other)
     assert max(((expected[name] - found[name]).abs().max()).item() for name in expected) > 1e-3
 
 
-def test_an_error_in_the_second_description_leaves_the_model_as_it_was():
+def test_frozen_prefix_error_in_second_pass_restores_model():
     model = partly_frozen("dinov2", 1)
     prefix = FrozenPrefix(frozen_stages(model.backbone))
     image = torch.zeros(1, 3, 56, 56)

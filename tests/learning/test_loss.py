@@ -9,7 +9,7 @@ def unit(rows, dim, seed):
     return F.normalize(torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed)), dim=1)
 
 
-def test_equals_two_cross_entropies():
+def test_info_nce_equals_two_cross_entropies():
     ground, aerial, scale = unit(7, 5, 0), unit(7, 5, 1), torch.tensor(2.0)
     logits = scale.exp() * ground @ aerial.T
     labels = torch.arange(7)
@@ -19,39 +19,39 @@ def test_equals_two_cross_entropies():
     torch.testing.assert_close(symmetric_info_nce(ground, aerial, scale, label_smoothing=0.1), expected)
 
 
-def test_one_row_by_hand():
-    # Two pairs, all cosines 0 but the right ones: -log(e^s / (e^s + 1)) in all four softmaxes.
+def test_info_nce_two_orthogonal_pairs_has_known_value():
+    # Two pairs with cosines 1 on the diagonal and 0 elsewhere: -log(e^s / (e^s + 1)) in all four softmaxes.
     eye = torch.eye(2)
     loss = symmetric_info_nce(eye, eye, torch.tensor(0.0))
     assert loss.item() == pytest.approx(torch.log1p(torch.exp(torch.tensor(-1.0))).item(), rel=1e-6)
 
 
-def test_ignored_candidate_leaves_the_softmax_and_gets_no_gradient():
+def test_info_nce_ignored_candidate_has_no_gradient():
     ground, aerial = unit(3, 4, 0), unit(3, 4, 1).requires_grad_()
     ignored = torch.zeros(3, 3, dtype=torch.bool)
     ignored[0, 2] = ignored[2, 0] = ignored[1, 2] = ignored[2, 1] = True
     loss = symmetric_info_nce(ground, aerial, torch.tensor(1.0), ignored=ignored)
     loss.backward()
     pair = symmetric_info_nce(ground[:2], aerial[:2], torch.tensor(1.0))
-    torch.testing.assert_close(loss, pair * 2 / 3)  # the third pair is alone, with a loss of zero
+    torch.testing.assert_close(loss, pair * 2 / 3)  # the third pair has no negatives and a loss of zero
     assert aerial.grad[2].abs().max() == 0
 
 
-def test_ignoring_everything_never_removes_the_true_tile():
+def test_info_nce_true_tile_is_never_ignored():
     ground = unit(4, 4, 0)
     everything = torch.ones(4, 4, dtype=torch.bool)
     assert symmetric_info_nce(ground, unit(4, 4, 1), torch.tensor(1.0), ignored=everything).item() == 0
 
 
-def test_several_positives_share_the_target():
+def test_info_nce_several_positives_share_target():
     ground = unit(2, 4, 0)
-    aerial = ground[[0, 0]]  # both tiles are the same place for photo 0
+    aerial = ground[[0, 0]]  # both tiles are positives of photo 0
     positives = torch.tensor([[True, True], [True, True]])
     loss = symmetric_info_nce(ground[[0, 0]], aerial, torch.tensor(3.0), positives=positives)
     assert loss.item() == pytest.approx(torch.log(torch.tensor(2.0)).item(), rel=1e-5)
 
 
-def test_scale_is_clamped_and_autocast_changes_nothing():
+def test_info_nce_scale_is_clamped_and_autocast_has_no_effect():
     ground, aerial = unit(8, 16, 0), unit(8, 16, 1)
     huge, limit = torch.tensor(50.0), torch.tensor(100.0).log()
     torch.testing.assert_close(symmetric_info_nce(ground, aerial, huge), symmetric_info_nce(ground, aerial, limit))
@@ -60,7 +60,7 @@ def test_scale_is_clamped_and_autocast_changes_nothing():
         assert symmetric_info_nce(ground, aerial, limit).item() == plain.item()
 
 
-def test_nested_widths_are_the_mean_of_losses_over_prefixes():
+def test_info_nce_prefixes_average_losses():
     torch.manual_seed(5)
     ground, aerial = (F.normalize(torch.randn(6, 8), dim=1).requires_grad_() for _ in range(2))
     scale = torch.tensor(2.0)
@@ -70,7 +70,7 @@ def test_nested_widths_are_the_mean_of_losses_over_prefixes():
     alone.append(symmetric_info_nce(ground, aerial, scale))
     nested = symmetric_info_nce(ground, aerial, scale, prefixes=[2, 5])
     torch.testing.assert_close(nested, torch.stack(alone).mean())
-    # The first values feel all three losses, the last ones only that of the whole.
+    # The first values have gradients of all three losses, the last ones only of the full width.
     gradient, whole = torch.autograd.grad(nested, ground)[0], torch.autograd.grad(alone[2], ground)[0]
     torch.testing.assert_close(gradient[:, 5:], whole[:, 5:] / 3)
     assert (gradient[:, :2] - whole[:, :2] / 3).abs().max() > 1e-3
@@ -78,7 +78,7 @@ def test_nested_widths_are_the_mean_of_losses_over_prefixes():
         symmetric_info_nce(ground, aerial, scale, prefixes=[9])
 
 
-def test_a_single_pair_or_unequal_views_are_refused():
+def test_info_nce_single_pair_or_unequal_views_are_refused():
     with pytest.raises(ValueError, match="at least two pairs"):
         symmetric_info_nce(unit(1, 4, 0), unit(1, 4, 1), torch.tensor(1.0))
     with pytest.raises(ValueError, match="one shape"):

@@ -10,7 +10,7 @@ def descriptors(rows, dim, seed):
 
 
 @pytest.mark.parametrize("block", [7, 64, 4096])
-def test_equals_a_full_sort_without_the_own_tile(monkeypatch, block):
+def test_similar_tiles_equals_full_sort_without_true_tile(monkeypatch, block):
     monkeypatch.setattr(mining, "BLOCK", block)
     ground, aerial = descriptors(50, 8, 0), descriptors(40, 8, 1)
     own = np.random.default_rng(2).integers(0, 40, 50)
@@ -21,19 +21,19 @@ def test_equals_a_full_sort_without_the_own_tile(monkeypatch, block):
         assert found[query].tolist() == order[:5]
 
 
-def test_too_similar_tiles_are_left_out():
+def test_similar_tiles_max_similarity_excludes_tiles():
     aerial = np.eye(4, dtype=np.float32)
     ground = np.array([[1, 0.99, 0.5, 0.1]], dtype=np.float32)
     assert similar_tiles(ground, aerial, np.array([0]), 3, max_similarity=0.9).tolist() == [[2, 3, -1]]
 
 
-def test_one_tile_has_no_neighbours():
+def test_similar_tiles_single_tile_is_refused():
     with pytest.raises(ValueError, match="at least two tiles"):
         similar_tiles(np.ones((1, 2)), np.ones((1, 2)), np.array([0]), 4)
 
 
 @pytest.mark.parametrize("block", [7, 4096])
-def test_the_other_direction_equals_a_full_sort(monkeypatch, block):
+def test_similar_photos_equals_full_sort(monkeypatch, block):
     monkeypatch.setattr(mining, "BLOCK", block)
     ground, aerial = descriptors(50, 8, 0), descriptors(40, 8, 1)
     tile_of_photo = np.random.default_rng(2).integers(0, 40, 50)

@@ -1,4 +1,4 @@
-"""Neighbours against the full distance matrix."""
+"""Tables of geographic neighbours, compared with the full distance matrix."""
 
 import dataclasses
 import subprocess
@@ -20,17 +20,17 @@ from gengeo_hf.learning.neighbours import (
 from tests.data.helpers import toy_dataset
 
 
-def places(count, seed=0, spread=90.0):
-    chance = np.random.default_rng(seed)
-    lat = chance.uniform(-spread, spread, count).clip(-90, 90)
-    lon = chance.uniform(-2 * spread, 2 * spread, count)
+def random_positions(count, seed=0, spread=90.0):
+    rng = np.random.default_rng(seed)
+    lat = rng.uniform(-spread, spread, count).clip(-90, 90)
+    lon = rng.uniform(-2 * spread, 2 * spread, count)
     return [f"p{i}" for i in range(count)], lat, lon
 
 
 @pytest.mark.parametrize("spread", [90.0, 0.01])
 @pytest.mark.parametrize("legacy", [False, True])
-def test_against_the_full_matrix(spread, legacy):
-    ids, lat, lon = places(300, spread=spread)
+def test_great_circle_neighbours_equals_full_matrix(spread, legacy):
+    ids, lat, lon = random_positions(300, spread=spread)
     table = great_circle_neighbours(ids, lat, lon, 17, legacy_degrees=legacy)
     degrees = np.stack([lat, lon], axis=1)
     searched = haversine_distances(degrees if legacy else np.radians(degrees))
@@ -43,9 +43,9 @@ def test_against_the_full_matrix(spread, legacy):
     )
 
 
-def test_legacy_error_is_an_error():
+def test_great_circle_neighbours_legacy_degrees_differs():
     lat, lon = np.array([10.0, 10.0 + np.degrees(np.radians(360)) * np.pi / 180, 10.5]), np.zeros(3)
-    # 6.2832 degrees of latitude are one whole turn when they are read as radians.
+    # 6.2832 degrees of latitude are one full turn when they are used as radians.
     assert great_circle_neighbours("abc", lat, lon, 1, legacy_degrees=True).neighbours[0, 0] == 1
     right = great_circle_neighbours("abc", lat, lon, 1)
     assert right.neighbours[0, 0] == 2
@@ -54,9 +54,9 @@ def test_legacy_error_is_an_error():
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 9))
-def test_few_and_duplicate_places(count, k, seed):
-    chance = np.random.default_rng(seed)
-    lat, lon = chance.integers(0, 4, count) * 3e-4, chance.integers(0, 4, count) * 3e-4  # many in the same spot
+def test_great_circle_neighbours_few_and_equal_positions(count, k, seed):
+    rng = np.random.default_rng(seed)
+    lat, lon = rng.integers(0, 4, count) * 3e-4, rng.integers(0, 4, count) * 3e-4  # many equal positions
     table = great_circle_neighbours([str(i) for i in range(count)], lat, lon, k)
     matrix = haversine_distances(np.radians(np.stack([lat, lon], axis=1))) * EARTH_RADIUS_M
     for row in range(count):
@@ -67,31 +67,31 @@ def test_few_and_duplicate_places(count, k, seed):
         assert np.isinf(table.distances_m[row][len(found) :]).all()
 
 
-def test_date_line_and_pole():
+def test_great_circle_neighbours_at_date_line_and_pole():
     table = great_circle_neighbours("abcd", [0, 0, 89.9, 89.9], [179.99, -179.99, 0, 180], 1)
     assert table.neighbours[:, 0].tolist() == [1, 0, 3, 2]
 
 
 @settings(max_examples=50, deadline=None)
 @given(lat=st.floats(-89.9, 89.9), lon=st.floats(-180, 180), seed=st.integers(0, 2**16))
-def test_the_middle_of_a_tiles_photos_is_near_all_of_them(lat, lon, seed):
-    """Wherever the tile lies, also on the date line and beside a pole; turning the Earth turns the middle with it."""
-    chance = np.random.default_rng(seed)
-    lats = np.clip(lat + chance.uniform(-1e-3, 1e-3, 6), -90, 90)
-    lons = (lon + chance.uniform(-1e-3, 1e-3, 6) + 180) % 360 - 180
+def test_mean_positions_is_near_all_members(lat, lon, seed):
+    """At any position, also at the date line and near a pole; a rotation of longitudes rotates the means."""
+    rng = np.random.default_rng(seed)
+    lats = np.clip(lat + rng.uniform(-1e-3, 1e-3, 6), -90, 90)
+    lons = (lon + rng.uniform(-1e-3, 1e-3, 6) + 180) % 360 - 180
     group = np.array([0, 2, 0, 2, 0, 1])
     a, b = mean_positions(group, lats, lons, 4)
     assert (a[1], b[1]) == (lats[5], lons[5]) and np.isnan([a[3], b[3]]).all()
-    for place in (0, 2):
-        members = np.radians(np.stack([lats, lons], axis=1)[group == place])
-        metres = haversine_distances(np.radians([[a[place], b[place]]]), members)[0] * EARTH_RADIUS_M
-        assert metres.max() < 320  # the diagonal of the box that the photos stand in
+    for number in (0, 2):
+        members = np.radians(np.stack([lats, lons], axis=1)[group == number])
+        metres = haversine_distances(np.radians([[a[number], b[number]]]), members)[0] * EARTH_RADIUS_M
+        assert metres.max() < 320  # the diagonal of the box that contains the photos
     turned = mean_positions(group, lats, (lons + 90 + 180) % 360 - 180, 4)
     assert np.abs(turned[0] - a)[:3].max() < 1e-9
     assert np.abs((turned[1] - b - 90 + 180)[:3] % 360 - 180).max() < 1e-6
 
 
-def test_true_tiles_without_a_position_lie_where_their_photos_lie():
+def test_true_tiles_without_position_have_mean_of_photos():
     data = toy_dataset()
     one = data.queries[0]["positive"]
     queries = data.queries.map(
@@ -102,7 +102,7 @@ def test_true_tiles_without_a_position_lie_where_their_photos_lie():
     assert ids == [one] and lat[0] == pytest.approx(-17) and lon[0] == pytest.approx(-179.999)
 
 
-def test_bad_positions():
+def test_great_circle_neighbours_invalid_positions_are_refused():
     for lat, lon in (([1, np.nan], [0, 0]), ([1, 91], [0, 0]), ([1, 2], [0])):
         with pytest.raises(GenGeoError):
             great_circle_neighbours("ab", lat, lon, 1)
@@ -110,7 +110,7 @@ def test_bad_positions():
         great_circle_neighbours("aa", [1, 2], [0, 0], 1)
 
 
-def test_rows_for_the_sampler():
+def test_rows_for_returns_gallery_rows():
     data = toy_dataset()
     table = training_neighbours(data, k=3)
     tiles = data.gallery["tile_id"][:]
@@ -125,16 +125,16 @@ def test_rows_for_the_sampler():
         table.rows_for(["nowhere"], tiles)
 
 
-def test_imports_no_tables():
+def test_neighbours_import_no_datasets():
     code = "import sys, gengeo_hf.learning.neighbours, gengeo_hf.data; assert 'datasets' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.slow
-def test_all_of_vigor_takes_seconds():
+def test_great_circle_neighbours_of_vigor_size_take_seconds():
     import time
 
-    ids, lat, lon = places(105_214, spread=0.1)
-    start = time.process_time()  # other work on the machine stretches the clock
+    ids, lat, lon = random_positions(105_214, spread=0.1)
+    start = time.process_time()  # independent of other load on the machine
     great_circle_neighbours(ids, lat, lon, 128)
     assert time.process_time() - start < 20

@@ -1,4 +1,4 @@
-"""Triplet, counterfactual and position losses against slow formulas and known values."""
+"""Triplet, counterfactual and position losses, compared with slow formulas and known values."""
 
 import math
 
@@ -17,7 +17,7 @@ def unit(*shape, seed=0):
 
 
 @pytest.mark.parametrize("scale", [20.0, 5.0])
-def test_triplet_equals_the_double_loop(scale):
+def test_triplet_equals_double_loop(scale):
     ground, aerial, ignored = unit(5, 7), unit(5, 7, seed=1), torch.zeros(5, 5, dtype=torch.bool)
     ignored[0, 3] = True
     terms = {"photo": [], "tile": []}
@@ -25,7 +25,7 @@ def test_triplet_equals_the_double_loop(scale):
         for j in range(5):
             if i == j or ignored[i, j]:
                 continue
-            distance = lambda a, b: float(((a - b) ** 2).sum())  # noqa: E731  # the papers' form, on squared distances
+            distance = lambda a, b: float(((a - b) ** 2).sum())  # noqa: E731  # squared distances, as in the papers
             right = distance(ground[i], aerial[i]), distance(ground[j], aerial[j])
             wrong = distance(ground[i], aerial[j])
             terms["photo"].append(math.log1p(math.exp(scale / 2 * (right[0] - wrong))))
@@ -50,12 +50,12 @@ def test_triplet_without_negatives_is_refused():
         soft_margin_triplet(unit(2, 4), unit(3, 4))
 
 
-def test_counterfactual_loss_is_ln_2_for_equal_and_nothing_for_orthogonal_descriptors():
+def test_counterfactual_loss_of_equal_and_orthogonal_descriptors_has_known_values():
     found = counterfactual_loss(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
     assert found.tolist() == pytest.approx([math.log(2), math.log1p(math.exp(-10))], rel=1e-4)
 
 
-def test_soft_argmax_of_a_one_hot_map_is_the_centre_of_its_cell():
+def test_soft_argmax_one_hot_map_is_centre_of_cell():
     cells = torch.zeros(1, 2, 3, 5)
     cells[:, 1] = 1
     cells[0, :, 2, 3] = torch.tensor([1.0, 0.0])
@@ -63,31 +63,31 @@ def test_soft_argmax_of_a_one_hot_map_is_the_centre_of_its_cell():
     assert soft_argmax(query, cells, temperature=0.01)[0].tolist() == pytest.approx([3.0, 2.0], abs=1e-4)
     square = torch.nn.functional.pad(cells, (0, 0, 0, 2))
     square[:, 1, 3:] = 1
-    in_the_middle_of_that_cell = torch.tensor([[3.5 / 5, 2.5 / 5]])  # fractions of width and height
-    assert position_error(query, square, in_the_middle_of_that_cell, (5,), 0.01).item() == pytest.approx(0, abs=1e-3)
+    centre_of_cell = torch.tensor([[3.5 / 5, 2.5 / 5]])  # fractions of width and height
+    assert position_error(query, square, centre_of_cell, (5,), 0.01).item() == pytest.approx(0, abs=1e-3)
 
 
-def test_position_error_equals_the_slow_formula():
+def test_position_error_equals_slow_formula():
     torch.manual_seed(0)
     query, cells, position = torch.randn(3, 4), torch.randn(3, 4, 6, 6), torch.rand(3, 2)
     expected = []
     for image in range(3):
         total = 0.0
         for grid in (6, 3, 2):
-            step, scores, places = 6 // grid, [], []
+            step, scores, coordinates = 6 // grid, [], []
             for row in range(grid):
                 for column in range(grid):
                     block = cells[image, :, row * step : (row + 1) * step, column * step : (column + 1) * step]
                     mean = block.mean(dim=(1, 2))
                     scores.append(float(mean @ query[image] / (mean.norm() * query[image].norm())) / 0.05)
-                    places.append((column, row))
+                    coordinates.append((column, row))
             weights = torch.tensor(scores).softmax(0)
-            x, y = (float(sum(w * p[axis] for w, p in zip(weights, places, strict=True))) for axis in (0, 1))
+            x, y = (float(sum(w * p[axis] for w, p in zip(weights, coordinates, strict=True))) for axis in (0, 1))
             total += math.hypot(x - (position[image, 0] * grid - 0.5), y - (position[image, 1] * grid - 0.5))
         expected.append(total)
     assert position_error(query, cells, position, (6, 3, 2)).tolist() == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_grid_finer_than_the_map_is_refused():
+def test_position_error_grid_finer_than_map_is_refused():
     with pytest.raises(ValueError, match="the map has 5 cells a side"):
         position_error(torch.ones(1, 2), torch.ones(1, 2, 5, 5), torch.ones(1, 2), (12,))

@@ -11,11 +11,11 @@ from gengeo_hf.learning import HardNegativeBatchSampler, Pairs, Rules, plan_epoc
 
 
 def line_world(n=600, semi=False, per_tile=1):
-    """Places on a line, 10 m apart; the neighbours of a place are those next to it."""
+    """Return pairs on a line, 10 m apart, and the table of their nearest neighbours."""
     tiles = np.arange(n) // per_tile
     lat_lon = np.stack([np.arange(n) * 10 / 111_195.08, np.full(n, 20.0)], axis=1)
     last = tiles.max()
-    first = np.clip(tiles - 64, 0, max(0, last - 128))  # the 64 nearest of a row lie within 64 places of it
+    first = np.clip(tiles - 64, 0, max(0, last - 128))  # the 64 nearest of a row are within 64 rows of it
     window = first[:, None] + np.arange(min(129, last + 1))
     distance = np.abs(window - tiles[:, None]).astype(float)
     distance[window == tiles[:, None]] = np.inf
@@ -40,21 +40,23 @@ def plan(pairs, table, rules, seed=0):
     backfill=st.booleans(),
     seed=st.integers(0, 5),
 )
-def test_what_every_plan_promises(n, batch, per_tile, semi, neighbours, random_share, backfill, seed):
+def test_plan_has_unique_queries_and_no_false_negatives(
+    n, batch, per_tile, semi, neighbours, random_share, backfill, seed
+):
     pairs, table = line_world(n, semi, per_tile)
     rules = Rules(batch, neighbours, random_share=random_share, backfill=backfill)
-    made = plan(pairs, table, rules, seed)
-    flat = made.batches.ravel()
+    epoch = plan(pairs, table, rules, seed)
+    flat = epoch.batches.ravel()
     assert len(set(flat.tolist())) == flat.size, "a query twice in an epoch"
-    assert made.dropped == n - flat.size
-    for rows in made.batches:
+    assert epoch.dropped == n - flat.size
+    for rows in epoch.batches:
         tiles = pairs.tile_of_query[rows]
         assert len(set(tiles.tolist())) == batch, "a tile twice in a batch"
         for one, other in itertools.permutations(range(batch), 2):
             assert tiles[other] not in pairs.covered[rows[one]][1:], "a semi-positive as a negative"
 
 
-def test_equal_inputs_give_equal_batches_and_epochs_differ():
+def test_sampler_is_determined_by_seed_and_epoch():
     pairs, table = line_world()
     samplers = [HardNegativeBatchSampler(pairs, Rules(32), seed=3) for _ in range(2)]
     for sampler in samplers:
@@ -66,37 +68,39 @@ def test_equal_inputs_give_equal_batches_and_epochs_differ():
     assert list(samplers[0]) != first
 
 
-def test_members_are_really_neighbours():
+def test_sampler_members_are_neighbours():
     pairs, table = line_world()
     near = HardNegativeBatchSampler(pairs, Rules(64, neighbours=32))
     near.set_tables(table)
-    chance = HardNegativeBatchSampler(pairs, Rules(64, neighbours=32))
+    random_batches = HardNegativeBatchSampler(pairs, Rules(64, neighbours=32))
     assert near.report()["nearest_negative_m"] == pytest.approx(10, rel=1e-3)
-    assert near.report()["nearest_negative_m"] < chance.report()["nearest_negative_m"]
-    assert near.report()["anchors_per_batch"] < 5 and chance.report()["anchors_per_batch"] == pytest.approx(64, abs=8)
+    assert near.report()["nearest_negative_m"] < random_batches.report()["nearest_negative_m"]
+    assert near.report()["anchors_per_batch"] < 5 and random_batches.report()["anchors_per_batch"] == pytest.approx(
+        64, abs=8
+    )
 
 
-def test_half_of_the_neighbours_are_the_nearest_and_half_are_drawn():
+def test_plan_half_of_neighbours_are_nearest_and_half_drawn():
     pairs, table = line_world(5000)
-    made = plan(pairs, table[:, :64], Rules(17, neighbours=16, backfill=False))
-    rows = made.batches[0]  # one anchor and its sixteen
+    epoch = plan(pairs, table[:, :64], Rules(17, neighbours=16, backfill=False))
+    rows = epoch.batches[0]  # one anchor and its sixteen
     away = np.sort(np.abs(rows - rows[0]))
     assert away[1:9].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
     assert (away[9:] > 4).all() and (away[9:] <= 32).all() and away[-1] > 8
 
 
-def test_backfill_keeps_late_batches_hard():
-    # Each neighbourhood is larger than what one visit takes, so late anchors find their nearest already used.
+def test_plan_backfill_needs_fewer_anchors():
+    # An anchor takes only a part of its neighbourhood, so that the nearest neighbours of late anchors are used already.
     pairs, table = line_world(3000)
 
     def late_distance(backfill):
-        made = plan(pairs, table, Rules(60, neighbours=16, backfill=backfill))
-        return made.anchors / len(made.batches)
+        epoch = plan(pairs, table, Rules(60, neighbours=16, backfill=backfill))
+        return epoch.anchors / len(epoch.batches)
 
     assert late_distance(True) < late_distance(False)
 
 
-def test_sample4geo_rules_let_semi_positives_in():
+def test_plan_sample4geo_rules_admit_semi_positives():
     pairs, table = line_world(400, semi=True)
     published = plan(pairs, table, Rules.sample4geo(32))
     clashes = sum(
@@ -104,34 +108,34 @@ def test_sample4geo_rules_let_semi_positives_in():
         for rows in published.batches
         for a, b in itertools.permutations(rows, 2)
     )
-    assert clashes > 0  # the defect is there to be compared with, not repaired in silence
+    assert clashes > 0  # the published rules are reproduced with this defect
 
 
 @pytest.mark.parametrize("metres", [25.0, 95.0])
-def test_no_negative_is_nearer_than_asked(metres):
+def test_plan_min_negative_distance_is_kept(metres):
     pairs, table = line_world()
-    made = plan(pairs, table, Rules(16, min_negative_distance_m=metres))
-    assert len(made.batches) > 5
-    for rows in made.batches:
+    epoch = plan(pairs, table, Rules(16, min_negative_distance_m=metres))
+    assert len(epoch.batches) > 5
+    for rows in epoch.batches:
         assert np.diff(np.sort(rows)).min() * 10 >= metres - 0.01
 
 
-def test_random_share_brings_strangers():
+def test_plan_random_share_adds_anchors():
     pairs, table = line_world(3000)
     mixed = plan(pairs, table, Rules(60, neighbours=59, random_share=0.5))
     pure = plan(pairs, table, Rules(60, neighbours=59))
     assert mixed.anchors > 5 * pure.anchors
 
 
-def test_two_tables_share_the_neighbours():
+def test_plan_two_tables_share_neighbours():
     pairs, near = line_world(4000)
     far = (near + 2000) % 4000
-    made = plan_epoch(pairs, [near, far], Rules(33, neighbours=32), np.random.default_rng(0))
-    away = np.abs(made.batches[0] - made.batches[0][0])
+    epoch = plan_epoch(pairs, [near, far], Rules(33, neighbours=32), np.random.default_rng(0))
+    away = np.abs(epoch.batches[0] - epoch.batches[0][0])
     assert (away < 100).sum() == 17 and (away > 1900).sum() == 16
 
 
-def test_resume_in_the_middle_of_an_epoch():
+def test_sampler_skip_batches_resumes_inside_epoch():
     pairs, table = line_world()
     whole = HardNegativeBatchSampler(pairs, Rules(32), seed=1)
     whole.set_tables(table)
@@ -144,7 +148,7 @@ def test_resume_in_the_middle_of_an_epoch():
     assert list(again) == batches[7:] and len(again) == len(batches) - 7
 
 
-def test_two_ranks_share_each_global_batch():
+def test_sampler_two_ranks_share_each_batch():
     from accelerate.data_loader import BatchSamplerShard
 
     pairs, table = line_world()
@@ -155,30 +159,30 @@ def test_two_ranks_share_each_global_batch():
         assert left + right == whole
 
 
-def test_a_data_loader_takes_it():
+def test_sampler_works_with_data_loader():
     pairs, _ = line_world(100)
     sampler = HardNegativeBatchSampler(pairs, Rules(10))
     loader = DataLoader(torch.arange(100), batch_sampler=sampler)
     assert len(loader) == 10 and sorted(torch.cat(list(loader)).tolist()) == list(range(100))
 
 
-def test_bad_input_is_explained():
+def test_plan_invalid_input_is_refused():
     pairs, table = line_world(100)
-    with pytest.raises(ValueError, match="do not fill one batch"):
+    with pytest.raises(ValueError, match="are fewer than one batch"):
         plan(pairs, table, Rules(101))
     with pytest.raises(ValueError, match="does not fit 100 queries"):
         plan(pairs, table[:50], Rules(10))
-    with pytest.raises(ValueError, match="no training query's true tile"):
+    with pytest.raises(ValueError, match="not the true tile of a training query"):
         plan(pairs, table + 90, Rules(10))
-    with pytest.raises(ValueError, match="no training query's true tile"):
-        plan(Pairs(np.arange(100) * 2), table, Rules(10))  # every other tile is nobody's
+    with pytest.raises(ValueError, match="not the true tile of a training query"):
+        plan(Pairs(np.arange(100) * 2), table, Rules(10))  # every other tile is the true tile of no query
     with pytest.raises(ValueError, match="at least 2"):
         Rules(1)
     with pytest.raises(ValueError, match="position of every query"):
         plan(Pairs(np.arange(100)), table, Rules(10, min_negative_distance_m=5))
 
 
-def test_shares_of_two_tables():
+def test_sampler_tables_contribute_by_shares():
     pairs, near = line_world(4000)
     far = (near + 2000) % 4000
     sampler = HardNegativeBatchSampler(pairs, Rules(33, neighbours=32))
@@ -193,18 +197,18 @@ def test_shares_of_two_tables():
             sampler.plan()
 
 
-def test_the_last_batches_are_almost_as_hard_as_the_first():
-    """Places on a sphere; hardness is the angle to the nearest other of the batch."""
-    places = np.random.default_rng(0).normal(size=(2000, 3))
-    places /= np.linalg.norm(places, axis=1, keepdims=True)
-    cosine = places @ places.T
+def test_sampler_last_batches_are_almost_as_hard_as_first():
+    """Points on a sphere; hardness is the angle to the nearest other point of the batch."""
+    points = np.random.default_rng(0).normal(size=(2000, 3))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    cosine = points @ points.T
     np.fill_diagonal(cosine, -np.inf)
     table = np.argsort(-cosine, axis=1)[:, :64].astype(np.int32)
 
     def angles(backfill):
         sampler = HardNegativeBatchSampler(Pairs(np.arange(2000)), Rules(60, neighbours=16, backfill=backfill))
         sampler.set_tables(table)
-        report = sampler.report(places, places, shown=1000)
+        report = sampler.report(points, points, max_batches=1000)
         first, last = (np.arccos(report[f"hardest_negative_{part}_quarter"]) for part in ("first", "last"))
         return first, last, report["anchors_per_batch"]
 
@@ -214,32 +218,32 @@ def test_the_last_batches_are_almost_as_hard_as_the_first():
     assert anchors < 1.3 * 60 / 17 < 0.7 * more_anchors, "almost every anchor brings all its neighbours"
 
 
-def test_a_row_that_is_used_up_is_continued_by_the_neighbours_rows():
-    # Four neighbours a row, and an anchor asks for eight: what is missing is two steps away.
+def test_plan_exhausted_row_continues_with_neighbours_of_neighbours():
+    # Rows have four neighbours and an anchor needs eight: the others are neighbours of neighbours.
     pairs, table = line_world(2000)
-    made = plan(pairs, table[:, :4], Rules(9, neighbours=8))
-    away = np.sort(np.abs(made.batches[0] - made.batches[0][0]))
+    epoch = plan(pairs, table[:, :4], Rules(9, neighbours=8))
+    away = np.sort(np.abs(epoch.batches[0] - epoch.batches[0][0]))
     assert away.tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4]
-    assert made.anchors < plan(pairs, table[:, :4], Rules(9, neighbours=8, backfill=False)).anchors
+    assert epoch.anchors < plan(pairs, table[:, :4], Rules(9, neighbours=8, backfill=False)).anchors
 
 
-def test_published_rejects_go_to_the_end_and_end_the_epoch():
+def test_plan_published_rejects_are_requeued_and_end_epoch():
     tiles = np.arange(60) // 2  # two photos a tile: one batch of all tiles, then the second photos
-    made = plan(Pairs(tiles), None, Rules.sample4geo(30, 0))
-    assert len(made.batches) == 2
+    epoch = plan(Pairs(tiles), None, Rules.sample4geo(30, 0))
+    assert len(epoch.batches) == 2
     alone = plan(Pairs(np.zeros(40, dtype=int)), None, Rules.sample4geo(2, 0))
-    assert alone.batches.shape == (0, 2) and alone.dropped == 40  # nothing fits the open batch: it stops
-    with pytest.raises(ValueError, match="for ever"):
+    assert alone.batches.shape == (0, 2) and alone.dropped == 40  # no anchor is allowed in the open batch
+    with pytest.raises(ValueError, match="forever"):
         Rules(2, requeue=True)
 
 
-def test_the_report_measures_what_it_says():
+def test_sampler_report_equals_slow_formulas():
     pairs, table = line_world(300)
     sampler = HardNegativeBatchSampler(pairs, Rules(20, neighbours=10))
     sampler.set_tables(visual=table)
-    random = np.random.default_rng(0)
-    ground, aerial = random.normal(size=(2, 300, 5))
-    report = sampler.report(ground, aerial, shown=1000)
+    rng = np.random.default_rng(0)
+    ground, aerial = rng.normal(size=(2, 300, 5))
+    report = sampler.report(ground, aerial, max_batches=1000)
     batches = sampler.plan().batches
     hardest, nearest, near = [], [], []
     for rows in batches:
@@ -253,6 +257,6 @@ def test_the_report_measures_what_it_says():
     assert report["within_1km"] == pytest.approx(np.mean(near), abs=0.2)  # rounding at 1 km
     assert report["dropped_pairs"] == 300 - batches.size
     assert report["share_visual"] + report["anchors_per_batch"] * len(batches) / 300 == pytest.approx(1)
-    shuffled = random.permutation(300)
-    same = sampler.report(ground, aerial[shuffled], own=np.argsort(shuffled), shown=1000)
+    shuffled = rng.permutation(300)
+    same = sampler.report(ground, aerial[shuffled], own=np.argsort(shuffled), max_batches=1000)
     assert same["hardest_negative"] == pytest.approx(report["hardest_negative"])

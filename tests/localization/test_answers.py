@@ -1,4 +1,4 @@
-"""Votes, the date line, and a position that was a prior: small cases by hand."""
+"""Merging of votes, the date line and EXIF priors, in small cases."""
 
 import json
 import math
@@ -27,7 +27,7 @@ def hit(name, score, east=0.0, lat=60.0, lon=25.0, size=100.0):
 
 
 @pytest.mark.parametrize("behind", [0.0, 0.05, 0.2])
-def test_a_vote_weighs_by_the_exponential_of_its_score(behind):
+def test_merge_hits_weights_votes_by_the_exponential_of_their_score(behind):
     votes = [hit("a", 0.9), hit("b", 0.9 - behind, 60)]
     (place,) = merge_hits(votes)
     weight = math.exp(-20 * behind)
@@ -37,22 +37,22 @@ def test_a_vote_weighs_by_the_exponential_of_its_score(behind):
     assert place.uncertainty_m == pytest.approx(math.sqrt(spread + 2 * 100**2 / 12), rel=5e-3)
 
 
-def test_hits_far_behind_a_place_do_not_move_it():
+def test_merge_hits_ignores_votes_of_much_lower_rank():
     near = [hit("a", 0.9), hit("b", 0.9, 40)]
-    strangers = [hit(f"s{n}", 0.89, 10_000 + 500 * n) for n in range(VOTE_WINDOW - 3)]
+    distant = [hit(f"s{n}", 0.89, 10_000 + 500 * n) for n in range(VOTE_WINDOW - 3)]
     late = hit("late", 0.89, 60)
-    inside, outside = (merge_hits([*near, *strangers[:count], late])[0] for count in (VOTE_WINDOW - 3, VOTE_WINDOW - 2))
+    inside, outside = (merge_hits([*near, *distant[:count], late])[0] for count in (VOTE_WINDOW - 3, VOTE_WINDOW - 2))
     assert inside.votes == 3
-    beyond = merge_hits([*near, *strangers, hit("x", 0.89, 900_000), late])[0]
+    beyond = merge_hits([*near, *distant, hit("x", 0.89, 900_000), late])[0]
     assert beyond.votes == 2 and beyond.lon == merge_hits(near)[0].lon and outside.votes == 3
 
 
-def test_votes_on_both_sides_of_the_date_line_meet_at_it():
+def test_merge_hits_on_both_sides_of_the_date_line_gives_a_position_at_the_date_line():
     (place,) = merge_hits([hit("a", 0.9, lat=-17.0, lon=179.9998), hit("b", 0.9, lat=-17.0, lon=-179.9998)])
     assert place.votes == 2 and abs(abs(place.lon) - 180) < 1e-6 and place.lat == pytest.approx(-17, abs=1e-6)
 
 
-def test_a_drive_over_the_date_line_is_cut_where_it_crosses():
+def test_to_geojson_splits_a_drive_at_the_date_line():
     answers = [Answer(str(n), [Place(1, float(n), lon, 0.9, "t")]) for n, lon in enumerate((179.9, -179.8, -179.7))]
     line = json.loads(to_geojson(answers, drive=True))["features"][-1]["geometry"]
     assert line["type"] == "MultiLineString"
@@ -64,13 +64,13 @@ def test_a_drive_over_the_date_line_is_cut_where_it_crosses():
     )
 
 
-def test_unknown_frames_are_not_in_the_line():
+def test_drive_line_leaves_out_unknown_frames():
     answers = [Answer(str(n), [Place(1, float(n), 25.0, 0.9, "t")], known=n != 1) for n in range(3)]
     assert Track(answers).line == [(0.0, 25.0), (2.0, 25.0)]
 
 
 @pytest.mark.parametrize("prior", [True, False])
-def test_a_position_that_limited_the_search_is_no_measure_of_it(prior):
+def test_exif_distance_of_a_prior_is_none(prior):
     position = PhotoPosition(60.001, 25.0)
     answer = Answer("a.jpg", [Place(1, 60.0, 25.0, 0.9, "t")], exif_position=position, exif_is_prior=prior)
     assert answer.exif_distance_m == (None if prior else pytest.approx(111.2, abs=0.2))
@@ -80,7 +80,13 @@ def test_a_position_that_limited_the_search_is_no_measure_of_it(prior):
     assert Answer("a.jpg", exif_position=position).exif_distance_m is None
 
 
-def test_a_cone_opens_in_the_direction_of_view():
+@pytest.mark.parametrize("heading", [0.0, None])
+def test_view_cone_without_a_turn_opens_to_the_north(heading):
+    ring = view_cone(Place(1, 60.0, 25.0, 0.9, "t", heading=heading))
+    assert ring[2][1] == pytest.approx(25.0, abs=1e-9) and ring[2][0] > 60.0
+
+
+def test_view_cone_opens_in_the_direction_of_view():
     ring = view_cone(Place(1, 60.0, 25.0, 0.9, "t", heading=90.0))
     assert ring[0] == ring[-1] == (60.0, 25.0) and len(ring) == 5
     away = [great_circle_m(60.0, 25.0, lat, lon) for lat, lon in ring[1:4]]

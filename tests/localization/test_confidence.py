@@ -1,6 +1,7 @@
-"""How sure an answer is: chances against known ones, and files that cannot be believed."""
+"""Confidences against known probabilities, and damaged calibration files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,12 +14,13 @@ from gengeo_hf.imagery.tiles import tile_table
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
 from gengeo_hf.localization.confidence import Calibration, absence_notes, reliability, reliability_plot
+from gengeo_hf.localization.confidence_fits import HeldOutPhoto, held_out
 from gengeo_hf.localization.localizer import Place
 from tests.stubs import ListSource, StubEncoder
 
 
 def scored(count=600, seed=0):
-    """Answers whose chance to be right is known: it grows with the lead of the first place."""
+    """Answers with a known probability to be right, which grows with the lead of the first place."""
     generator = np.random.default_rng(seed)
     lead = generator.uniform(0, 0.3, count)
     chance = 1 / (1 + np.exp(-(20 * lead - 3)))
@@ -28,7 +30,7 @@ def scored(count=600, seed=0):
     return answers, truth, chance
 
 
-def test_confidences_are_the_chances(tmp_path, encoder):
+def test_calibration_confidences_equal_the_known_probabilities(tmp_path, encoder):
     answers, truth, chance = scored()
     calibration = Calibration.fit(answers, truth, encoder.fingerprint, 12, within_m=50)
     assert calibration.expected_calibration_error < 0.08
@@ -43,7 +45,26 @@ def test_confidences_are_the_chances(tmp_path, encoder):
         Calibration.load(tmp_path / "none.json")
 
 
-def test_the_trade_of_answers_for_right_answers():
+def test_held_out_probability_of_a_photo_is_independent_of_its_own_half():
+    answers, truth, _ = scored(100)
+    photos = [HeldOutPhoto.of(places, *where, 50.0) for places, where in zip(answers, truth, strict=True)]
+    before = held_out(photos)[0]
+    photos[::2] = [replace(photo, right=None if photo.right == 0 else 0) for photo in photos[::2]]
+    after = held_out(photos)[0]
+    assert np.array_equal(after[::2], before[::2]) and not np.allclose(after[1::2], before[1::2])
+
+
+def test_held_out_photo_without_tiles_near_it_keeps_those_beyond_four_times_the_limit():
+    away = [10.0, 60.0, 190.0, 210.0, 5000.0]
+    places = [
+        Place(row + 1, *map(float, offset(60.0, 25.0, 0.0, metres)), 0.9 - row / 10, str(row))
+        for row, metres in enumerate(away)
+    ]
+    photo = HeldOutPhoto.of(places, 60.0, 25.0, within_m=50.0)
+    assert photo.right == 0 and photo.absent_scores.tolist() == pytest.approx([0.6, 0.5])
+
+
+def test_calibration_trade_counts_answered_and_right_photos():
     answers, truth, _ = scored()
     trade = Calibration.fit(answers, truth, "f", 12, within_m=50).trade
     assert trade[0][:2] == (0.0, 1.0) and [row[0] for row in trade] == sorted(row[0] for row in trade)
@@ -52,7 +73,7 @@ def test_the_trade_of_answers_for_right_answers():
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
-def test_the_reliability_is_drawn(tmp_path, ending):
+def test_reliability_plot_writes_the_file(tmp_path, ending):
     pytest.importorskip("matplotlib")
     answers, truth, _ = scored()
     calibration = Calibration.fit(answers, truth, "f", 12, within_m=50)
@@ -69,12 +90,12 @@ def test_the_reliability_is_drawn(tmp_path, ending):
     assert not (tmp_path / "plot.doc").exists()
 
 
-def test_an_interval_of_a_share_is_wilsons():
+def test_wilson_interval_of_a_share_has_known_values():
     low, high = wilson(np.array([0.0, 0.5, 1.0]), np.array([10.0, 10.0, 10.0]))
     np.testing.assert_allclose([low, high], [[0, 0.2366, 0.7225], [0.2775, 0.7634, 1]], atol=1e-3)
 
 
-def test_too_little_to_calibrate_is_said():
+def test_calibration_of_too_few_or_equal_outcomes_raises_an_error():
     answers, truth, _ = scored(19)
     with pytest.raises(GenGeoError, match="at least 20"):
         Calibration.fit(answers, truth, "f", 5, 50)
@@ -82,12 +103,12 @@ def test_too_little_to_calibrate_is_said():
         Calibration.fit(answers[:15] * 2, [(60.0, 25.0)] * 30, "f", 5, 50)
 
 
-def test_reliability_of_perfect_and_of_boasting_chances():
+def test_reliability_of_perfect_and_overconfident_probabilities():
     assert reliability(np.array([0.0, 1.0]), np.array([0.0, 1.0]))[0] == 0
     assert reliability(np.full(10, 0.9), np.zeros(10))[0] == pytest.approx(0.9)
 
 
-def test_below_the_threshold_it_does_not_know(index, encoder, photo):
+def test_locate_below_the_threshold_gives_an_unknown_answer(index, encoder, photo):
     with pytest.raises(GenGeoError, match="needs confidences"):
         next(GeoLocalizer(encoder, index).locate_many([photo], threshold=0.5))
     sure = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, 12, 20, 0.0)
@@ -99,18 +120,18 @@ def test_below_the_threshold_it_does_not_know(index, encoder, photo):
 
 
 @pytest.mark.parametrize(
-    ("gallery", "words"),
+    ("gallery", "caveat"),
     [(5, "with 5 tiles and the index has 12, so they are too high"), (6, ""), (24, ""), (1000, "so they are too low")],
 )
-def test_confidences_of_another_size_of_gallery_are_called_off(index, encoder, gallery, words):
+def test_caveat_warns_about_a_gallery_of_another_size(index, encoder, gallery, caveat):
     assert len(index) == 12
     calibration = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, gallery, 20, 0.0)
     plain, found = (GeoLocalizer(encoder, index, calibration=given).caveat for given in (None, calibration))
-    assert words in found if words else found == plain
+    assert caveat in found if caveat else found == plain
 
 
 def crowded(near=30, far=10):
-    """Tiles every 3 m that all overlap and look alike, and others kilometres away that do not."""
+    """Similar overlapping tiles every 3 m, and different tiles kilometres away."""
     source = ListSource(near + far)
     base = np.asarray(source.images[0], dtype=float)
     for number in range(near):
@@ -123,7 +144,7 @@ def crowded(near=30, far=10):
     return source
 
 
-def test_a_confidence_does_not_depend_on_how_many_places_are_shown_nor_on_merging(encoder, tmp_path):
+def test_confidence_does_not_depend_on_the_number_of_places_or_on_merging(encoder, tmp_path):
     source = crowded()
     source.images[0].save(tmp_path / "photo.png")
     calibration = Calibration(-9.0, 4.0, 20.0, 50, encoder.fingerprint, 40, 20, 0.0)
@@ -136,19 +157,19 @@ def test_a_confidence_does_not_depend_on_how_many_places_are_shown_nor_on_mergin
     assert [len(places) for places in shown] == [1, 1, 5, 5]
     stated = [places[0].confidence for places in shown]
     assert stated == pytest.approx([stated[0]] * 4) and stated[0] > 0.99
-    # The next tile speaks for the same ground: it is as sure, and no rival.
+    # The next tile overlaps: it has the same confidence and does not compete.
     assert shown[3][1].confidence == pytest.approx(stated[0], abs=0.01)
 
 
 def saved(tmp_path):
-    """A calibration and its file."""
+    """Write a calibration; return it with its file."""
     answers, truth, _ = scored()
     calibration = Calibration.fit(answers, truth, "f", 12, within_m=50)
     calibration.save(tmp_path / "c.json")
     return calibration, tmp_path / "c.json"
 
 
-def test_no_digit_of_a_calibration_can_change_unnoticed(tmp_path):
+def test_load_of_a_calibration_with_any_changed_digit_raises_an_error(tmp_path):
     calibration, file = saved(tmp_path)
     content = file.read_text()
     refused = 0
@@ -157,7 +178,7 @@ def test_no_digit_of_a_calibration_can_change_unnoticed(tmp_path):
             continue
         file.write_text(content[:place] + str((int(letter) + 1) % 10) + content[place + 1 :])
         try:
-            assert Calibration.load(file) == calibration  # a last digit beyond what a float holds
+            assert Calibration.load(file) == calibration  # a last digit beyond the precision of a float
         except GenGeoError:
             refused += 1
     assert refused > 500
@@ -166,7 +187,7 @@ def test_no_digit_of_a_calibration_can_change_unnoticed(tmp_path):
         Calibration.load(file)
 
 
-def test_a_calibration_of_an_earlier_version_states_no_sum_and_is_read(tmp_path):
+def test_load_of_a_calibration_of_an_earlier_version_without_a_digest_works(tmp_path):
     calibration, file = saved(tmp_path)
     old = json.loads(file.read_text())
     del old["sha256"]
@@ -191,7 +212,7 @@ def test_a_calibration_of_an_earlier_version_states_no_sum_and_is_read(tmp_path)
         {"unknown": 1},
     ],
 )
-def test_values_of_another_kind_are_refused_when_they_are_read(tmp_path, change):
+def test_load_of_a_calibration_with_values_of_a_wrong_type_raises_an_error(tmp_path, change):
     _, file = saved(tmp_path)
     values = json.loads(file.read_text())
     del values["sha256"]
@@ -203,7 +224,7 @@ def test_values_of_another_kind_are_refused_when_they_are_read(tmp_path, change)
         Calibration.load(file)
 
 
-def test_calibrate_says_what_computes(gengeo, monkeypatch, tmp_path):
+def test_calibrate_command_states_the_backend(gengeo, monkeypatch, tmp_path):
     class Chosen(StubEncoder):
         choice_reason = "openvino float32, the faster of two"
 
@@ -213,16 +234,16 @@ def test_calibrate_says_what_computes(gengeo, monkeypatch, tmp_path):
     for number, image in enumerate(source.images):
         image.save(tmp_path / f"{number}.png")
     lat, lon = source.table["lat"].to_pylist(), source.table["lon"].to_pylist()
-    rows = [f"{n}.png,{lat[n] + (n % 3 == 0)},{lon[n]}" for n in range(24)]  # each third truth lies elsewhere
+    rows = [f"{n}.png,{lat[n] + (n % 3 == 0)},{lon[n]}" for n in range(24)]  # every third true position is far away
     (tmp_path / "held_out.csv").write_text("\n".join(["image,lat,lon", *rows]))
-    words = ("--index", tmp_path / "idx", "--model", "m", "--out", tmp_path / "c.json")
-    code, out, err = gengeo("calibrate", tmp_path / "held_out.csv", *words)
+    options = ("--index", tmp_path / "idx", "--model", "m", "--out", tmp_path / "c.json")
+    code, out, err = gengeo("calibrate", tmp_path / "held_out.csv", *options)
     assert code == 0 and "24 photos" in out, err
     assert "openvino float32, the faster of two" in err
 
 
 def crowd(count=1200, seed=1):
-    """Photos of five far places whose probability to be right is known: softmax of 30 x score with one outcome more."""
+    """Photos with five distant places of known probability: softmax of 30 x score with one more outcome."""
     rng = np.random.default_rng(seed)
     answers, truth, stated = [], [], []
     for _ in range(count):
@@ -238,19 +259,19 @@ def crowd(count=1200, seed=1):
     return answers, truth, np.array(stated)
 
 
-def test_each_place_has_its_own_probability_and_they_sum_to_at_most_one():
+def test_confidences_of_places_equal_known_probabilities_and_sum_to_at_most_one():
     answers, truth, chances = crowd()
     fitted = Calibration.fit(answers, truth, "f", 5, within_m=100)
     found = np.array([[place.confidence for place in fitted.apply(places)] for places in answers])
     assert (found.sum(axis=1) <= 1 + 1e-9).all()
     assert np.abs(found[:, 0] - chances[:, 0]).mean() < 0.08 and np.abs(found[:, 1:] - chances[:, 1:]).mean() < 0.03
     assert min(fitted.brier_skill) > 0 and fitted.auroc > 0.75
-    # Of a second place, what the regression of best places says is far too much.
+    # The regression of best places is far too confident for a second place.
     naive = [Calibration.apply(fitted, places[1:])[0].confidence for places in answers]
     assert np.mean(naive) > 2 * found[:, 1].mean()
 
 
-def test_radii_hold_their_share_of_cameras():
+def test_radii_contain_their_share_of_cameras():
     answers, truth, _ = crowd()
     fitted = Calibration.fit(answers[:700], truth[:700], "f", 5, within_m=100)
     from gengeo_hf.common.geo import great_circle_m
@@ -265,7 +286,7 @@ def test_radii_hold_their_share_of_cameras():
     assert abs(np.mean(inside["radius_68_m"]) - 0.68) < 0.06 and abs(np.mean(inside["radius_95_m"]) - 0.95) < 0.03
 
 
-def test_a_photo_of_elsewhere_is_less_likely_in_the_index():
+def test_not_in_index_is_higher_for_a_photo_of_another_area():
     answers, truth, _ = scored()
     fitted = Calibration.fit(answers, truth, "f", 12, within_m=50)
     here, elsewhere = fitted.not_in_index(answers[int(np.argmax([a[0].score for a in answers]))]), 0.0
@@ -275,7 +296,7 @@ def test_a_photo_of_elsewhere_is_less_likely_in_the_index():
     assert absence_notes(0.83) == ["probably not in this index (probability 83%, for a prior of 50%)"]
 
 
-def test_how_many_places_are_shown_never_moves_the_best_one(encoder, tmp_path):
+def test_best_place_does_not_depend_on_the_number_of_places(encoder, tmp_path):
     source = crowded(near=60, far=60)
     source.images[0].save(tmp_path / "photo.png")
     localizer = GeoLocalizer(encoder, GeoIndex.build(encoder, source, tmp_path / "idx"))
@@ -283,7 +304,7 @@ def test_how_many_places_are_shown_never_moves_the_best_one(encoder, tmp_path):
     assert all(place == best[0] for place in best)
 
 
-def test_a_prior_far_from_the_index_is_explained(index, encoder, photo):
+def test_locate_with_a_prior_far_from_the_index_notes_the_distance(index, encoder, photo):
     localizer = GeoLocalizer(encoder, index)
     (swapped,) = localizer.locate_many([photo], near=(24.94, 60.17, 2000.0))
     assert not swapped.places and "swapped" in swapped.notes[-1] and "km away" in swapped.notes[-1]

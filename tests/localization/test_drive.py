@@ -1,4 +1,4 @@
-"""Frames of a drive: made-up ways along a street, with frames that went astray."""
+"""Correction of drives: synthetic frames along a street, some of them wrong."""
 
 import itertools
 from dataclasses import replace
@@ -26,7 +26,7 @@ def frame(number, *places):
     return Answer(f"{number:03d}.jpg", [place(rank, *values) for rank, values in enumerate(places, 1)])
 
 
-def test_a_frame_that_went_astray_is_brought_back():
+def test_correct_drive_of_a_wrong_frame_puts_the_right_place_first():
     answers = [frame(n, (15.0 * n, 0, 0.8), (900, 900, 0.6)) for n in range(7)]
     answers[3] = frame(3, (5000, 5000, 0.81), (-4000, 0, 0.8), (45, 0, 0.76))
     mended = correct_drive(answers, np.arange(7.0), Motion(top_speed=20))
@@ -35,7 +35,7 @@ def test_a_frame_that_went_astray_is_brought_back():
     assert mended[3].places[1].tile_id == "5000/5000" and not mended[0].notes
 
 
-def test_a_frame_without_a_place_on_the_way_is_left_out():
+def test_correct_drive_of_a_frame_without_a_reachable_place_leaves_it_out():
     answers = [frame(n, (15.0 * n, 0, 0.8)) for n in range(6)]
     answers[2] = frame(2, (50_000, 0, 0.9), (60_000, 0, 0.9))
     mended = correct_drive(answers, np.arange(6.0), Motion())
@@ -46,26 +46,26 @@ def test_a_frame_without_a_place_on_the_way_is_left_out():
 
 
 @pytest.mark.parametrize("old, new, known", [(0.9, 0.2, False), (0.2, 0.9, True)])
-def test_a_frame_that_moved_is_as_sure_as_its_new_place(old, new, known):
+def test_correct_drive_of_a_changed_frame_uses_the_confidence_of_the_new_place(old, new, known):
     answers = [frame(n, (15.0 * n, 0, 0.8)) for n in range(5)]
     astray = frame(2, (5000, 0, 0.81), (30, 0, 0.78))
     sure = [replace(p, confidence=c) for p, c in zip(astray.places, (old, new), strict=True)]
     answers[2] = replace(astray, places=sure, known=old >= 0.5)
-    answers[3] = replace(answers[3], known=False)  # it did not move, and what was said of it stays
+    answers[3] = replace(answers[3], known=False)  # unchanged frames keep `known`
     mended = correct_drive(answers, np.arange(5.0), Motion(), threshold=0.5)
     assert mended[2].places[0].tile_id == "30/0"
     assert [answer.known for answer in mended] == [True, True, known, False, True]
 
 
-def test_a_jump_that_time_allows_is_kept():
+def test_correct_drive_keeps_a_jump_within_reach():
     answers = [frame(0, (0, 0, 0.8), (2000, 0, 0.7)), frame(1, (2000, 0, 0.8), (0, 0, 0.7))]
     assert [a.places[0].tile_id for a in correct_drive(answers, [0, 200.0], Motion(top_speed=20))] == ["0/0", "2000/0"]
     near = [a.places[0].tile_id for a in correct_drive(answers, [0, 1.0], Motion(top_speed=20))]
     assert len(set(near)) == 1
 
 
-def test_the_way_is_the_cheapest_of_all_ways():
-    """Against every combination, frames left out included."""
+def test_correct_drive_equals_the_best_of_all_paths():
+    """Compare with all combinations, including left-out frames."""
     generator = np.random.default_rng(1)
     for _ in range(8):
         answers = [
@@ -97,20 +97,20 @@ def _cost(answers, way, motion):
     return total
 
 
-def test_broken_frames_are_passed_over_and_nothing_is_nothing():
+def test_correct_drive_skips_unreadable_frames_and_takes_an_empty_drive():
     answers = [frame(0, (0, 0, 0.8)), Answer("broken.jpg", error="cut off"), frame(2, (20, 0, 0.8))]
     assert correct_drive(answers, np.arange(3.0), Motion()) == answers
     alone = [replace(answers[1], photo=str(n)) for n in range(3)]
     assert correct_drive(alone, np.arange(3.0), Motion()) == alone and correct_drive([], [], Motion()) == []
 
 
-def test_a_long_drive_takes_little_time():
+def test_correct_drive_of_a_long_drive_is_fast():
     answers = [frame(n, *((15.0 * n + 400 * rank, 0, 0.8 - 0.001 * rank) for rank in range(20))) for n in range(300)]
     mended = correct_drive(answers, np.arange(300.0), Motion())
     assert all(answer.known for answer in mended)
 
 
-def test_times_tell_the_order_and_a_broken_frame_stays_where_it_was():
+def test_order_frames_sorts_by_time_and_keeps_unreadable_frames_in_place():
     start = datetime(2024, 7, 9, 3, 27, 33, 500_000)
     timed = {second: replace(frame(second), time=start + timedelta(seconds=second)) for second in (0, 8, 16)}
     broken = Answer("broken.jpg", error="cut off")
@@ -118,12 +118,12 @@ def test_times_tell_the_order_and_a_broken_frame_stays_where_it_was():
     assert answers == [timed[0], broken, timed[8], timed[16]] and seconds.tolist() == [0, 0, 8, 16]
     answers, seconds = order_frames([broken, timed[8], timed[0]], 1.0)
     assert answers == [timed[0], broken, timed[8]] and seconds.tolist() == [0, 8, 8]
-    for given in ([timed[8], frame(3), timed[0]], [broken, broken], []):  # a frame that tells no time, or none at all
+    for given in ([timed[8], frame(3), timed[0]], [broken, broken], []):  # a frame without time, or no frames
         answers, seconds = order_frames(given, 2.0)
         assert answers == given and seconds.tolist() == [2.0 * n for n in range(len(given))]
 
 
-def test_wrong_motions_are_refused():
+def test_motion_of_invalid_values_raises_an_error():
     for wrong in ({"top_speed": 0}, {"interval_s": -1}, {"left_out": float("nan")}):
         with pytest.raises(GenGeoError):
             Motion(**wrong)
@@ -131,13 +131,13 @@ def test_wrong_motions_are_refused():
 
 @pytest.fixture
 def drive(tmp_path):
-    """Twelve tiles along a street, 100 m apart, and a photo of each; the fifth photo shows a tile far away."""
+    """Twelve tiles along a street, 100 m apart, with a photo of each; the fifth photo shows a distant tile."""
     street, far = ListSource(count=12), ListSource(count=12, name="far", seed=5, lat=61.0)
     folder = tmp_path / "drive"
     folder.mkdir()
     for number, image in enumerate(street.images):
         pixels = np.asarray(image, dtype=float)
-        if number == 5:  # mostly a place far away, and a little of the true one
+        if number == 5:  # mostly a distant tile, and a little of the true one
             pixels = 0.52 * np.asarray(far.images[0], dtype=float) + 0.48 * pixels
         exif = Image.Exif()
         exif[271] = "a car"  # PNG drops EXIF data whose first level is empty
@@ -147,7 +147,7 @@ def drive(tmp_path):
     return street, far, folder
 
 
-def test_a_folder_of_frames_is_located_as_a_drive(drive, encoder, tmp_path):
+def test_locate_of_a_directory_of_frames_as_a_drive(drive, encoder, tmp_path):
     street, far, folder = drive
     index = GeoIndex.build(encoder, street, tmp_path / "idx")
     index.add(encoder, far)
@@ -156,13 +156,13 @@ def test_a_folder_of_frames_is_located_as_a_drive(drive, encoder, tmp_path):
     single = {answer.photo: answer for answer in localizer.locate_many(photos, merge=False)}
     assert single[str(folder / "94.png")].places[0].tile_id == "far-0"
     answers = localizer.locate(photos, sequence=True, top=2, merge=False)
-    # Their names run backwards; the times of their EXIF data tell the order.
+    # The order is that of the EXIF times, not of the names.
     assert [answer.places[0].tile_id for answer in answers] == [f"noise-{n}" for n in range(12)]
     assert "place" in answers[5].notes[0] and all(len(answer.places) <= 2 for answer in answers)
     lat, lon = street.table["lat"].to_numpy(), street.table["lon"].to_numpy()
     gaps = [great_circle_m(*at, lat[n], lon[n]) for n, at in enumerate(drive_line(answers))]
     assert max(gaps) < 1
-    # A file that cannot be read takes nothing of that away: with a second between frames, few would be within reach.
+    # An unreadable file does not change the times: with 1 s between frames, few would be within reach.
     (folder / "95z.png").write_bytes(b"cut off")
     mended = localizer.locate(sorted(folder.iterdir()), sequence=True, top=2, merge=False)
     assert [a.places[0].tile_id for a in mended if a.places] == [f"noise-{n}" for n in range(12)]

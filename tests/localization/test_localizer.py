@@ -16,7 +16,7 @@ def hit(name, score, east=0.0, size=100.0, lat=60.0, lon=25.0):
     return Hit(name, score, *at, bounds_around(*at, size, size) if size else None, "", "")
 
 
-def test_a_photo_comes_back_to_its_place(index, encoder, source, photo):
+def test_locate_of_a_tile_gives_its_position(index, encoder, source, photo):
     localizer = GeoLocalizer(encoder, index)
     best = localizer.locate(photo, top=3, merge=False).best
     assert (best.rank, best.tile_id, best.lat) == (1, "noise-4", source.table["lat"][4].as_py())
@@ -25,16 +25,16 @@ def test_a_photo_comes_back_to_its_place(index, encoder, source, photo):
     assert [place.rank for place in merged] == list(range(1, len(merged) + 1))
 
 
-def test_overlapping_tiles_are_one_place_near_the_stronger_vote():
+def test_merge_hits_of_overlapping_tiles_gives_one_place_near_the_stronger_vote():
     places = merge_hits([hit("a", 0.9), hit("b", 0.85, 60), hit("c", 0.8, 5000), hit("d", 0.7, -99)])
     assert [place.tile_id for place in places] == ["a", "c"] and places[0].votes == 3
     assert great_circle_m(places[0].lat, places[0].lon, 60.0, 25.0) < 30
-    # Alone, a photo anywhere in a 100 m square is 100 / sqrt(6) m from its middle in the root mean square.
+    # The root-mean-square distance of a random position from the middle of a 100 m square is 100 / sqrt(6) m.
     assert places[1].uncertainty_m == pytest.approx(100 / 6**0.5, rel=1e-3)
     assert places[0].uncertainty_m > places[1].uncertainty_m
 
 
-def test_votes_merge_over_the_date_line_and_unknown_boxes_do_not():
+def test_merge_hits_merges_over_the_date_line_but_not_without_bounds():
     places = merge_hits([hit("a", 0.9, lat=-17, lon=179.9999), hit("b", 0.9, 60, lat=-17, lon=179.9999)])
     assert len(places) == 1 and abs(places[0].lon) > 179.99
     polar = merge_hits([hit("a", 0.9, lat=89.9999), hit("b", 0.8, lat=89.9999, lon=-120.0)])
@@ -43,7 +43,7 @@ def test_votes_merge_over_the_date_line_and_unknown_boxes_do_not():
     assert len(alone) == 2 and alone[0].uncertainty_m is None
 
 
-def test_the_stated_radius_is_the_root_mean_square_distance():
+def test_uncertainty_equals_the_root_mean_square_distance():
     generator = np.random.default_rng(0)
     place = merge_hits([hit("a", 0.9)])[0]
     lat, lon = offset(60.0, 25.0, *generator.uniform(-50, 50, (2, 20_000)))
@@ -52,7 +52,7 @@ def test_the_stated_radius_is_the_root_mean_square_distance():
     )
 
 
-def test_a_folder_is_answered_in_order_and_a_broken_photo_is_one_answer(index, encoder, source, tmp_path):
+def test_locate_many_answers_in_order_with_an_error_for_a_broken_photo(index, encoder, source, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     for number in (1, 3):
@@ -68,7 +68,7 @@ def test_a_folder_is_answered_in_order_and_a_broken_photo_is_one_answer(index, e
 @pytest.mark.parametrize(
     ("size", "answered"), [((1, 1), False), ((8, 8), True), ((6000, 9), True), ((20_000, 20_000), False)]
 )
-def test_tiny_and_odd_photos_get_an_answer_or_a_reason(index, encoder, tmp_path, size, answered):
+def test_locate_of_tiny_and_narrow_photos_gives_an_answer_or_an_error(index, encoder, tmp_path, size, answered):
     from PIL import Image
 
     Image.new("1", size).save(tmp_path / "odd.png")
@@ -76,7 +76,7 @@ def test_tiny_and_odd_photos_get_an_answer_or_a_reason(index, encoder, tmp_path,
     assert len(answer.places) == (2 if answered else 0) and bool(answer.error) != answered
 
 
-def test_exif_is_truth_and_a_prior_only_when_asked(shared_data, encoder, tmp_path):
+def test_exif_position_is_a_prior_only_with_a_radius(shared_data, encoder, tmp_path):
     photo = shared_data / "exif" / "DSCN0010.jpg"
     far = GeoIndex.build(encoder, ListSource(), tmp_path / "far")
     localizer = GeoLocalizer(encoder, far)
@@ -87,35 +87,35 @@ def test_exif_is_truth_and_a_prior_only_when_asked(shared_data, encoder, tmp_pat
     near = GeoIndex.build(encoder, ListSource(lat=position.lat, lon=position.lon), tmp_path / "near")
     answer = next(GeoLocalizer(encoder, near).locate_many([photo], exif_radius_m=250, merge=False, top=99))
     assert len(answer.places) == 3
-    assert answer.exif_is_prior and answer.exif_distance_m is None  # never truth and prior in one evaluation
+    assert answer.exif_is_prior and answer.exif_distance_m is None  # a prior is not a ground truth
     features = json.loads(to_geojson([answer]))["features"]
     assert features[-1]["properties"]["prior"] and features[-1]["properties"]["error_m"] is None
 
 
-def test_an_index_without_tiles_answers_with_a_note(index, encoder, photo):
+def test_locate_in_an_empty_index_gives_a_note(index, encoder, photo):
     index.remove(index.tiles["tile_id"].to_pylist())
     answer = GeoLocalizer(encoder, index).locate(photo, near=(60.17, 24.94, 500))
     assert not answer.places and "the index holds no tiles" in answer.notes
 
 
-def test_an_array_that_is_not_an_image_is_refused_in_one_line(index, encoder):
+def test_locate_of_an_array_that_is_not_an_image_raises_one_line(index, encoder):
     with pytest.raises(GenGeoError, match=r"float32 and shape .* is not a photo"):
         GeoLocalizer(encoder, index).locate(np.zeros((8, 8, 3), np.float32))
 
 
-def test_another_models_index_is_refused(index):
+def test_localizer_with_an_index_of_another_model_raises_an_error(index):
     with pytest.raises(GenGeoError, match="made by another model"):
         GeoLocalizer(StubEncoder("other"), index)
 
 
-def test_a_drive_in_geojson_is_a_line_of_what_is_known():
+def test_to_geojson_of_a_drive_has_a_line_of_known_frames():
     answers = [Answer(f"{n}", [Place(1, 60.0 + n, 25.0, 0.9, "a")], known=n != 1) for n in range(3)]
     line = json.loads(to_geojson(answers, drive=True))["features"][-1]
     assert line["geometry"] == {"type": "LineString", "coordinates": [[25.0, 60.0], [25.0, 62.0]]}
     assert len(json.loads(to_geojson(answers))["features"]) == 3
 
 
-def test_a_drive_over_the_date_line_is_a_line_in_parts():
+def test_to_geojson_of_a_drive_over_the_date_line_has_two_lines():
     answers = [
         Answer(f"{n}", [Place(1, -17.0 + n, lon, 0.9, "a")]) for n, lon in enumerate((179.0, 179.5, -179.5, 180.0))
     ]
@@ -128,13 +128,13 @@ def test_a_drive_over_the_date_line_is_a_line_in_parts():
     ]
 
 
-def test_what_a_model_was_trained_on_is_said():
+def test_caveat_states_the_training_data():
     assert "unknown training data" in caveat_of({})
     assert "are meaningless" in caveat_of({"trained_on": "world/urban", "synthetic": True})
     assert caveat_of({"trained_on": "cvusa", "synthetic": False}) == ""
 
 
-def test_geojson_is_valid_and_in_lon_lat_order():
+def test_to_geojson_is_valid_with_longitude_first():
     places = [Place(1, 60.123456789, 25.0, 0.9, "a", bounds_around(60, 25, 10, 10), 4.0)]
     data = json.loads(to_geojson([Answer("p.jpg", places), Answer("q.jpg", error="broken")], "careful"))
     feature = data["features"][0]
@@ -142,8 +142,8 @@ def test_geojson_is_valid_and_in_lon_lat_order():
     assert feature["properties"]["rank"] == 1 and data["errors"] == {"q.jpg": "broken"} and data["caveat"] == "careful"
 
 
-def test_the_same_place_is_found_in_imagery_of_another_year(shared_data, tmp_path):
-    """NAIP 2018 against 2020: aerial to aerial, with thumbnails instead of a model; chance is 1 in 18."""
+def test_locate_in_imagery_of_another_year_finds_the_same_position(shared_data, tmp_path):
+    """NAIP 2018 against 2020: aerial to aerial, with thumbnails instead of a model; random guessing finds 1 of 18."""
     from gengeo_hf.imagery.raster import RasterTiles
 
     chips = shared_data / "naip_chips"

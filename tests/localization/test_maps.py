@@ -31,16 +31,16 @@ def jpeg():
     return buffer.getvalue()
 
 
-def test_a_page_asks_the_network_for_nothing():
+def test_map_page_makes_no_network_request():
     point = MapPoint(60.0, 25.0, "found", "here", 1, jpeg(), 10.0, Bounds(24.9, 59.9, 25.1, 60.1))
     page = map_page([MapPhoto("a.jpg", [point], jpeg())], [MapOverlay(jpeg(), Bounds(24, 59, 26, 61))])
     assert "default-src 'none'" in page and 'img-src data:"' in page
     assert not re.findall(r"""src=["'](?!data:)""", page)
     assert not re.findall(r"url\((?!data:|#)[^)]", page)
-    assert "Copyright (c)" in page  # Leaflet's licence asks for it
+    assert "Copyright (c)" in page  # required by the licence of Leaflet
 
 
-def test_names_and_labels_cannot_break_out():
+def test_map_page_escapes_names_and_labels():
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>.jpg"
     page = map_page([MapPhoto(evil, [MapPoint(1, 2, "found", evil, 1)], note=evil)], title=evil, caveat=evil)
     assert "<script>alert" not in page and "<img src=x" not in page
@@ -48,7 +48,7 @@ def test_names_and_labels_cannot_break_out():
     assert "<script" not in map_frame(page).split(">", 1)[1]
 
 
-def test_a_map_across_the_date_line_is_in_one_piece():
+def test_map_page_across_the_date_line_is_continuous():
     points = [
         MapPoint(0, 179.9, "found", "a", 1),
         MapPoint(0, -179.9, "truth", "b", bounds=Bounds(179.95, 0, -179.95, 1)),
@@ -57,7 +57,7 @@ def test_a_map_across_the_date_line_is_in_one_piece():
     assert "180.1" in page and "179.95" in page and "180.05" in page
 
 
-def test_only_a_background_that_was_asked_for_is_allowed():
+def test_map_page_allows_only_the_chosen_background():
     background = Background("https://tiles.example.org/{z}/{x}/{y}.png", "<b>Example</b>")
     page = map_page([], background=background)
     assert "img-src data: https://tiles.example.org" in page and "<b>Example" not in page
@@ -68,23 +68,23 @@ def test_only_a_background_that_was_asked_for_is_allowed():
         Background("https://a.org;script-src/{z}/{x}/{y}.png")
 
 
-def test_answers_show_tiles_truth_and_errors(index, encoder, source, tmp_path):
+def test_answers_map_shows_tiles_exif_positions_and_errors(index, encoder, source, tmp_path):
     source.images[4].save(tmp_path / "photo.png")
     (tmp_path / "bad.jpg").write_text("x")
     localizer = GeoLocalizer(encoder, index)
     answers = list(localizer.locate_many([tmp_path / "photo.png", tmp_path / "bad.jpg"], top=2))
     page = answers_map(answers, index, "careful")
     assert "careful" in page and "noise-4" in page and "bad.jpg" in page
-    assert page.count("data:image/jpeg") == 12  # each tile once: in its popup and on the ground alike; one is the photo
+    assert page.count("data:image/jpeg") == 12  # each tile once, for popup and map; one is the photo
 
 
-def test_a_label_states_position_uncertainty_and_confidence():
+def test_label_of_a_place_states_position_uncertainty_and_confidence():
     place = Place(1, 60.0, 25.0, 0.9, "t0", uncertainty_m=26.6, confidence=0.4)
     page = answers_map([Answer("a.jpg", [place], error="x")])
     assert '"60.000000, 25.000000 \\u00b1 27 m \\u00b7 40% confident \\u00b7 score 0.900 \\u00b7 tile t0"' in page
 
 
-def test_a_map_of_many_photos_shows_their_best_tiles_alone():
+def test_answers_map_of_many_photos_shows_only_best_tiles():
     class Index:
         def thumbnails(self, tiles):
             return {tile: jpeg() + tile.encode() for tile in tiles}
@@ -99,11 +99,11 @@ def test_a_map_of_many_photos_shows_their_best_tiles_alone():
 @pytest.mark.parametrize(
     ("content", "start"), [(b"\x89PNG..", "data:image/png"), (b"\xff\xd8", "data:image/jpeg"), (b"", "")]
 )
-def test_data_uris(content, start):
+def test_data_uri_has_the_type_of_the_picture(content, start):
     assert data_uri(content).startswith(start)
 
 
-def test_a_drive_is_a_way_and_an_unsure_frame_is_faint():
+def test_answers_map_of_a_drive_has_a_line_and_faint_unknown_frames():
     answers = [
         Answer(f"{n}.jpg", [Place(1, 60.0 + n / 1000, 25.0, 0.9, f"t{n}")], error="x", known=n != 1) for n in range(3)
     ]
@@ -114,7 +114,7 @@ def test_a_drive_is_a_way_and_an_unsure_frame_is_faint():
 
 @pytest.fixture
 def browser(tmp_path):
-    """Chromium without a screen, listening to every request it makes."""
+    """Headless Chromium that records its requests."""
     from shutil import which
 
     webdriver = pytest.importorskip("selenium.webdriver")
@@ -122,9 +122,9 @@ def browser(tmp_path):
         pytest.skip("chromium and chromedriver are not installed")
     options = webdriver.ChromeOptions()
     options.binary_location = which("chromium")
-    words = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking"
-    for word in (*words.split(), "--window-size=1200,900", f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(word)
+    flags = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking"
+    for flag in (*flags.split(), "--window-size=1200,900", f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(which("chromedriver")))
     yield driver
@@ -132,8 +132,8 @@ def browser(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_map_in_a_browser(browser, index, encoder, source, tmp_path):
-    """Load, look, click a place: its tile opens, its frame is drawn, and nothing is asked of any server."""
+def test_map_in_a_browser_shows_tiles_without_requests(browser, index, encoder, source, tmp_path):
+    """Load the map and click a place: its tile opens, its frame is drawn, and there are no requests."""
     names = [tmp_path / f"{n}.png" for n in (2, 7)]
     for name in names:
         source.images[int(name.stem)].save(name)
@@ -147,7 +147,7 @@ def test_the_map_in_a_browser(browser, index, encoder, source, tmp_path):
         return browser.find_elements("css selector", selector)
 
     assert len(find(".leaflet-image-layer")) == 12 and find(".caveat")[0].text == "careful"
-    # Two best places, and the two lesser ones of the photo that is chosen; a way in two strokes.
+    # Two best places, and two further places of the chosen photo; the line of the drive is drawn twice.
     assert len(find(".leaflet-marker-icon .photo-at")) == 2 and len(find(".leaflet-marker-icon .place-at")) == 2
     assert len(find("path.drive")) == 1
     labels = [icon.get_attribute("aria-label") for icon in find(".leaflet-marker-icon[role=button][tabindex='0']")]
@@ -168,18 +168,20 @@ def test_the_map_in_a_browser(browser, index, encoder, source, tmp_path):
     (tile,) = popup.find_elements("css selector", "img")
     assert browser.execute_script("return arguments[0].naturalWidth", tile) == 16
     box, pane = popup.rect, find("#map")[0].rect
-    assert box["y"] >= pane["y"] and box["y"] + box["height"] <= pane["y"] + pane["height"]  # all of it can be seen
+    assert (
+        box["y"] >= pane["y"] and box["y"] + box["height"] <= pane["y"] + pane["height"]
+    )  # the whole picture is visible
     find(".leaflet-control-layers-selector")[0].click()
     assert not find(".leaflet-image-layer")
     messages = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert asked and all(url.startswith(("file:", "data:")) for url in asked)
+    requests = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert requests and all(url.startswith(("file:", "data:")) for url in requests)
     assert not browser.get_log("browser")
     assert browser.get_screenshot_as_png()[:4] == b"\x89PNG"
 
 
 @pytest.mark.slow
-def test_a_page_that_holds_a_map_in_a_frame_opens_at_its_top(browser, index, encoder, source, tmp_path):
+def test_page_with_a_map_frame_opens_at_its_top(browser, index, encoder, source, tmp_path):
     source.images[2].save(tmp_path / "2.png")
     answers = list(GeoLocalizer(encoder, index).locate_many([tmp_path / "2.png"], top=3, merge=False))
     figure = Figure(Image.new("RGB", (900, 3000)), "high")
@@ -195,8 +197,8 @@ def test_a_page_that_holds_a_map_in_a_frame_opens_at_its_top(browser, index, enc
 
 @contextlib.contextmanager
 def tile_server(pages):
-    """Serves pages, and tiles to level 19 to whoever sends a Referer; gives its address and what was asked."""
-    asked = []
+    """Server of pages, and of tiles up to level 19 for requests with a Referer; yields its address and its requests."""
+    requests = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -206,7 +208,7 @@ def tile_server(pages):
                 return
             level = int(name.split("/")[0]) if name.count("/") == 2 else 99
             status = 403 if not self.headers.get("Referer") else 200 if level <= 19 else 404
-            asked.append((level, status))
+            requests.append((level, status))
             self.answer(status, "image/jpeg", jpeg() if status == 200 else b"")
 
         def answer(self, status, kind, body):
@@ -220,16 +222,16 @@ def tile_server(pages):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
+    yield f"http://127.0.0.1:{server.server_port}", requests
     server.shutdown()
     server.server_close()
 
 
 @pytest.mark.slow
-def test_a_background_that_demands_a_referer_and_ends_at_level_19(browser, tmp_path):
-    """From a web server its tiles come, also beyond its last level; from a file the page says why they do not."""
+def test_map_background_with_referer_and_maximum_level_in_a_browser(browser, tmp_path):
+    """A page of a web server shows the tiles, also beyond the last level; a page of a file says why it does not."""
     pages = {}
-    with tile_server(pages) as (address, asked):
+    with tile_server(pages) as (address, requests):
         place = Place(1, 60.0, 25.0, 0.9, "t", uncertainty_m=20.0)
         background = Background(f"{address}/{{z}}/{{x}}/{{y}}.png", "Example")
         pages["map.html"] = answers_map([Answer("a.jpg", [place], error="x")], background=background)
@@ -245,8 +247,8 @@ def test_a_background_that_demands_a_referer_and_ends_at_level_19(browser, tmp_p
         browser.get(f"{address}/map.html")
         browser.execute_script("map.setZoom(21, {animate: false})")
         assert wait_for(lambda: browser.execute_script(loaded))
-        tiles = [status for level, status in asked if level < 99]
-        assert set(tiles) == {200} and max(level for level, status in asked if status == 200) == 19
+        tiles = [status for level, status in requests if level < 99]
+        assert set(tiles) == {200} and max(level for level, status in requests if status == 200) == 19
         assert "Example" in browser.find_elements("css selector", ".leaflet-control-attribution")[0].text
         assert "background map" in browser.find_elements("css selector", ".leaflet-control-layers")[0].text
         browser.get((tmp_path / "map.html").as_uri())

@@ -1,4 +1,4 @@
-"""Field of view, heading and time of photos, and the pictures that the model gets."""
+"""Field of view, heading and time of photos, and the prepared pictures."""
 
 import math
 from datetime import datetime
@@ -44,11 +44,11 @@ def jpeg(path, size=(300, 200), focal=None, time=None, subsec=None, xmp=None):
         ((400, 300), 26, 67.3),  # the main camera of many phones: 34.6 mm wide on the diagonal of 43.3 mm
     ],
 )
-def test_the_field_of_view_follows_from_the_focal_length(tmp_path, size, focal, degrees):
+def test_field_of_view_follows_from_the_focal_length(tmp_path, size, focal, degrees):
     assert read_photo(jpeg(tmp_path / "a.jpg", size, focal)).metadata.camera.fov == pytest.approx(degrees, abs=0.1)
 
 
-def test_a_real_cameras_field_of_view(shared_data):
+def test_field_of_view_of_a_real_camera(shared_data):
     assert read_photo(shared_data / "exif" / "DSCN0010.jpg").metadata.camera.fov == pytest.approx(
         17.6, abs=0.1
     )  # 112 mm
@@ -57,7 +57,7 @@ def test_a_real_cameras_field_of_view(shared_data):
     assert read_photo(shared_data / "helsinki" / "111050484379850.jpg").metadata.camera.fov is None
 
 
-def test_a_sideways_image_in_memory_is_read_as_its_file_is(tmp_path):
+def test_read_photo_of_a_sideways_image_in_memory_equals_its_file(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     Image.effect_noise((100, 200), 80).convert("RGB").save(tmp_path / "a.png", exif=exif)
@@ -67,15 +67,15 @@ def test_a_sideways_image_in_memory_is_read_as_its_file_is(tmp_path):
     assert found.image.size == (200, 100) and found.metadata.camera.fov == expected.metadata.camera.fov == 360.0
 
 
-def test_a_street_view_panorama_says_what_it_shows(tmp_path):
-    words = b'<x GPano:FullPanoWidthPixels="8000" GPano:CroppedAreaImageWidthPixels="4000" PoseHeadingDegrees="24.9"/>'
-    photo = read_photo(jpeg(tmp_path / "a.jpg", (400, 100), xmp=words))
+def test_camera_of_a_street_view_panorama_is_read_from_its_metadata(tmp_path):
+    xmp = b'<x GPano:FullPanoWidthPixels="8000" GPano:CroppedAreaImageWidthPixels="4000" PoseHeadingDegrees="24.9"/>'
+    photo = read_photo(jpeg(tmp_path / "a.jpg", (400, 100), xmp=xmp))
     camera = photo.metadata.camera
     assert (camera.fov, camera.heading, camera.projection) == (180.0, 24.9, "equirectangular")
 
 
 @pytest.mark.parametrize(
-    "words",
+    "metadata",
     [
         b'GPano:PoseHeadingDegrees="-"',
         b'GPano:PoseHeadingDegrees="1.2.3"',
@@ -85,15 +85,15 @@ def test_a_street_view_panorama_says_what_it_shows(tmp_path):
         b'GPano:FullPanoWidthPixels="1" GPano:CroppedAreaImageWidthPixels="' + b"9" * 5000 + b'"',
     ],
 )
-def test_nonsense_about_a_panorama_is_not_told(tmp_path, words):
-    photo = read_photo(jpeg(tmp_path / "a.jpg", xmp=words))
+def test_camera_of_invalid_panorama_metadata_is_unknown(tmp_path, metadata):
+    photo = read_photo(jpeg(tmp_path / "a.jpg", xmp=metadata))
     camera = photo.metadata.camera
     assert photo.image is not None and (camera.fov, camera.heading) == (None, None)
     assert len(pictures(photo, CameraView(), PANORAMA)) == 1
 
 
 @pytest.mark.parametrize("focal", [0, None])
-def test_what_a_file_does_not_tell_is_unknown_and_said(tmp_path, focal):
+def test_camera_without_metadata_is_unknown_and_noted(tmp_path, focal):
     photo = read_photo(jpeg(tmp_path / "a.jpg", focal=focal))
     assert photo.metadata.camera.fov is None and photo.time is None
     assert "--fov" in " ".join(camera_notes(photo, CameraView(), PANORAMA)) and not camera_notes(
@@ -102,7 +102,7 @@ def test_what_a_file_does_not_tell_is_unknown_and_said(tmp_path, focal):
     assert not camera_notes(photo, CameraView(), None)
 
 
-def test_camera_view_outside_its_range_is_refused():
+def test_camera_view_outside_its_range_raises_an_error():
     for wrong in ({"fov": 0}, {"fov": 400}, {"heading": "left"}, {"heading": math.nan}):
         with pytest.raises(GenGeoError):
             CameraView(**wrong)
@@ -127,7 +127,7 @@ def test_project_photo_shows_the_directions_of_the_photo():
     assert strip[5, 0].tolist() == [124, 116, 104] and strip[5, 40, 2] == 0 and strip[2, 40, 2] == 104
 
 
-def test_the_width_is_whole_patches_and_never_more_than_a_panorama():
+def test_project_photo_has_a_width_of_whole_patches_up_to_a_panorama():
     photo = Image.new("RGB", (640, 480))
     assert project_photo(photo, CameraView(60), PanoramaCanvas(154, 770), 14).size == (126, 154)
     assert project_photo(photo, CameraView(359), PANORAMA, 14).width == 112
@@ -138,7 +138,7 @@ def test_the_width_is_whole_patches_and_never_more_than_a_panorama():
 
 
 def smooth_panorama(width=1440):
-    """A whole sphere, equirectangular, of few waves, and what its directions (radians) look like."""
+    """A smooth equirectangular panorama, and a function from directions in radians to its colours."""
 
     def colours(azimuth, elevation):
         waves = [np.sin(3 * azimuth + 2 * elevation), np.cos(2 * azimuth - 5 * elevation), np.sin(7 * elevation)]
@@ -151,14 +151,14 @@ def smooth_panorama(width=1440):
 
 
 @pytest.mark.parametrize("rise", [180.0, CVUSA, 70.0])
-def test_a_photo_looks_as_it_would_in_the_models_panoramas(rise):
-    """A pinhole photo of a sphere, against the same part of the sphere as the model was shown it in training."""
+def test_project_photo_equals_the_same_part_of_a_panorama(rise):
+    """Compare a pinhole photo of a sphere with the same part of the panorama of training."""
     sphere, colours = smooth_panorama()
     canvas, fov = PanoramaCanvas(56, 280, rise), 90.0
     x, y = np.meshgrid((np.arange(900) + 0.5 - 450) / 450, (np.arange(700) + 0.5 - 350) / 450)
     photo = Image.fromarray(np.rint(colours(np.arctan(x), np.arctan(-y / np.hypot(x, 1)))).astype(np.uint8))
     rows = round(720 * rise / 180)
-    cropped = sphere.crop((0, (720 - rows) // 2, 1440, (720 - rows) // 2 + rows))  # as a data set distributes it
+    cropped = sphere.crop((0, (720 - rows) // 2, 1440, (720 - rows) // 2 + rows))  # the crop of a data set
     learned = np.asarray(cropped.resize((280, 56)), dtype=float)[:, 105:175]
     seen = np.asarray(project_photo(photo, CameraView(fov), canvas, 14), dtype=float)
     shown = (seen != [124, 116, 104]).any(axis=-1)
@@ -172,7 +172,7 @@ def test_a_photo_looks_as_it_would_in_the_models_panoramas(rise):
     assert np.abs(again - learned)[1:-1, 1:-1][inner].max() < 8 and inner.mean() > 0.9 * min(1, 50 / rise) - 0.05
 
 
-def test_a_whole_panorama_gets_the_rows_that_the_model_knows():
+def test_panorama_gets_the_rows_of_the_model():
     sphere, _ = smooth_panorama()
     cut = crop_or_pad_rows(sphere, PanoramaCanvas(154, 770, CVUSA))
     assert cut.size == (1440, 262) and cut.getpixel((9, 0)) == sphere.getpixel((9, 229))
@@ -182,19 +182,17 @@ def test_a_whole_panorama_gets_the_rows_that_the_model_knows():
     assert filled.size == sphere.size and filled.getpixel((9, 229)) == sphere.getpixel((9, 229))
     assert filled.getpixel((9, 0)) == (124, 116, 104)
     for canvas in (PanoramaCanvas(154, 770), PanoramaCanvas(294, 588, 180.0), PanoramaCanvas(70, 140, 70.0)):
-        assert (
-            crop_or_pad_rows(sphere, canvas) is sphere
-        )  # nothing is known, it fits, it has the shape of the model's own
+        assert crop_or_pad_rows(sphere, canvas) is sphere  # unknown extent, or already the shape of the canvas
 
 
-def test_the_canvas_is_what_the_checkpoint_states(tiny_model, tiny_processor, tmp_path):
+def test_panorama_canvas_equals_that_of_the_checkpoint(tiny_model, tiny_processor, tmp_path):
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.world.render import panorama_rays
     from gengeo_hf.world.shards import VERTICAL_FOV
 
     encoder = Encoder(tiny_model, tiny_processor, device="cpu")
     before = encoder.fingerprint
-    assert panorama_canvas(encoder) is None  # whatever the shape of its ground images
+    assert panorama_canvas(encoder) is None  # independent of the shape of its ground images
     tiny_model.config.ground_camera, tiny_model.config.ground_vertical_fov = "panorama", VERTICAL_FOV
     tiny_model.save_pretrained(tmp_path / "m")
     tiny_processor.save_pretrained(tmp_path / "m")
@@ -209,13 +207,13 @@ def test_the_canvas_is_what_the_checkpoint_states(tiny_model, tiny_processor, tm
     assert panorama_canvas(Encoder(tiny_model, tiny_processor, device="cpu")) is None
 
 
-def test_a_panorama_is_turned_to_north(tmp_path):
+def test_pictures_of_a_panorama_are_rolled_to_north(tmp_path):
     image = Image.fromarray(np.tile(np.arange(0, 240, 2, dtype=np.uint8)[None, :, None], (60, 1, 3)))
     image.save(tmp_path / "p.png")
     photo = read_photo(tmp_path / "p.png")
     assert photo.metadata.camera.fov == 360.0
     (picture,) = pictures(photo, CameraView(heading=90), PANORAMA)
-    # The centre column looks east, so north is a quarter of the width to its left.
+    # The centre column faces east, so north is a quarter of the width to the left.
     assert np.asarray(picture.image)[0, 60, 0] == np.asarray(image)[0, 60 - 30, 0]
     turns = pictures(photo, CameraView(heading="unknown"), PANORAMA)
     assert [turn.heading for turn in turns] == [45.0 * n for n in range(8)]
@@ -224,13 +222,13 @@ def test_a_panorama_is_turned_to_north(tmp_path):
     assert len(pictures(photo, CameraView(heading="unknown"), None)) == 1  # a model of ordinary photos
 
 
-def test_the_time_of_a_photo(tmp_path):
+def test_photo_time_is_read_from_exif(tmp_path):
     first = read_photo(jpeg(tmp_path / "a.jpg", time="2024:07:09 03:27:33", subsec="5")).time
     assert first == datetime(2024, 7, 9, 3, 27, 33, 500_000)
     assert read_photo(jpeg(tmp_path / "b.jpg", time="0000:00:00 00:00:00")).time is None
 
 
-def test_a_model_of_panoramas_sees_cut_outs_and_turns(panorama_model, tiny_processor, tmp_path):
+def test_locate_with_a_model_of_panoramas_finds_photos_and_rolled_panoramas(panorama_model, tiny_processor, tmp_path):
     from gengeo_hf.encoding.encoder import Encoder
 
     encoder = Encoder(panorama_model, tiny_processor, device="cpu", batch_size=4)
@@ -246,7 +244,7 @@ def test_a_model_of_panoramas_sees_cut_outs_and_turns(panorama_model, tiny_proce
     assert [p.score for p in wide] == [p.score for p in again] != [p.score for p in whole]
     panorama = np.asarray(Image.effect_noise((224, 112), 90).convert("RGB"))
     names = []
-    for turn in (0, 56):  # the same place, looked at in two directions a quarter turn apart
+    for turn in (0, 56):  # two headings a quarter turn apart
         names.append(tmp_path / f"{turn}.png")
         Image.fromarray(np.roll(panorama, -turn, axis=1)).save(names[-1])
     a, b = (localizer.locate(name, camera=CameraView(heading="unknown"), merge=False).places for name in names)
@@ -257,9 +255,7 @@ def test_a_model_of_panoramas_sees_cut_outs_and_turns(panorama_model, tiny_proce
     assert "--fov" in both[0].notes[0] and not both[1].notes
 
 
-def test_a_field_of_view_too_narrow_for_the_model_is_widened_or_one_line(
-    panorama_model, tiny_processor, tmp_path, monkeypatch
-):
+def test_locate_of_a_narrow_photo_widens_it_or_gives_one_line(panorama_model, tiny_processor, tmp_path, monkeypatch):
     from gengeo_hf.encoding.encoder import Encoder
 
     encoder = Encoder(panorama_model, tiny_processor, device="cpu")
@@ -267,12 +263,12 @@ def test_a_field_of_view_too_narrow_for_the_model_is_widened_or_one_line(
     Image.new("RGB", (90, 60)).save(tmp_path / "photo.png")
     narrow = {"photo": tmp_path / "photo.png", "camera": CameraView(fov=20)}
     widened = GeoLocalizer(encoder, index).locate(narrow["photo"], camera=narrow["camera"])
-    assert widened.places and [note for note in widened.notes if "times its width by its own mirror image" in note]
+    assert widened.places and [note for note in widened.notes if "times its width by its mirror image" in note]
     assert not GeoLocalizer(encoder, index).locate(narrow["photo"], camera=CameraView(fov=180)).notes
     monkeypatch.setattr("gengeo_hf.localization.photos.WIDEST", 1)
     answer = GeoLocalizer(encoder, index).locate(narrow["photo"], camera=narrow["camera"])
     assert "too narrow" in answer.error and not answer.places
-    # Among others it is an answer with an error, and the others are answered.
+    # In a batch only this photo has an error.
     jpeg(tmp_path / "tele.jpg", focal=400)
     Image.new("RGB", (112, 28), (9, 90, 9)).save(tmp_path / "wide.png")
     names = [tmp_path / name for name in ("wide.png", "tele.jpg", "wide.png")]
@@ -281,14 +277,30 @@ def test_a_field_of_view_too_narrow_for_the_model_is_widened_or_one_line(
     assert wide.places and wide.places == again.places and not wide.error
 
 
+def test_locate_of_a_photo_with_too_few_rows_among_others_answers_the_others(panorama_model, tiny_processor, tmp_path):
+    """20 x 10 pixels can be read; of the rows that the model knows, five are left."""
+    from gengeo_hf.encoding.encoder import Encoder
+
+    panorama_model.config.ground_vertical_fov = 90.0
+    encoder = Encoder(panorama_model, tiny_processor, device="cpu")
+    localizer = GeoLocalizer(encoder, GeoIndex.build(encoder, ListSource(count=3), tmp_path / "idx"))
+    Image.new("RGB", (20, 10)).save(tmp_path / "small.png")
+    Image.new("RGB", (112, 28), (9, 90, 9)).save(tmp_path / "large.png")
+    names = [tmp_path / name for name in ("large.png", "small.png", "large.png")]
+    first, small, last = localizer.locate_many(names, camera=CameraView(fov=360))
+    assert "expected at least 8 on each side" in small.error and not small.places
+    assert first.places and first.places == last.places and not first.error
+    assert localizer.search_photo(names[1], CameraView(fov=360), 3) is None
+
+
 def street(azimuth, elevation):
-    """Colours of directions in radians, different everywhere and smooth around the whole circle."""
+    """Colours of directions in radians, smooth and different everywhere."""
     waves = [np.sin(azimuth) + np.sin(elevation), np.cos(azimuth) - np.sin(elevation), np.cos(2 * azimuth)]
     return np.rint(127 + 60 * np.stack(waves, axis=-1)).astype(np.uint8)
 
 
 def tilted_panorama(pitch, roll, width=720):
-    """What a panorama camera that is tilted shows, by rotation matrices (an independent formula)."""
+    """Image of a tilted panorama camera, by rotation matrices (an independent formula)."""
     azimuth, elevation = np.meshgrid(
         (np.arange(width) + 0.5 - width / 2) * 2 * np.pi / width,
         (width / 4 - np.arange(width // 2) - 0.5) * 2 * np.pi / width,
@@ -310,7 +322,7 @@ def gpano(**values):
 FULL = {"FullPanoWidthPixels": 720, "CroppedAreaImageWidthPixels": 720}
 
 
-def test_pitch_and_roll_of_gpano_are_levelled(tmp_path):
+def test_pictures_of_a_tilted_panorama_are_levelled(tmp_path):
     canvas = PanoramaCanvas(28, 112, 70.0)
     level = tilted_panorama(0, 0)
     tilted = tilted_panorama(25, -12)
@@ -322,12 +334,12 @@ def test_pitch_and_roll_of_gpano_are_levelled(tmp_path):
     assert found.heading == expected.heading == 90.0 and found.image.size == expected.image.size
     apart = np.abs(np.asarray(found.image, float) - np.asarray(expected.image, float))
     assert apart.max() < 8
-    assert np.abs(tilted.astype(float) - level).max() > 60  # and that is no accident
+    assert np.abs(tilted.astype(float) - level).max() > 60  # levelling is not the identity
     assert "levelled" in " ".join(camera_notes(photo, CameraView(), canvas))
     assert "not used" in " ".join(camera_notes(photo, CameraView(), None))
 
 
-def test_a_cylindrical_panorama_is_unrolled_by_its_own_law(tmp_path):
+def test_pictures_of_a_cylindrical_panorama_use_its_projection(tmp_path):
     azimuth, height = np.meshgrid((np.arange(720) - 359.5) * np.pi / 360, (89.5 - np.arange(180)) * np.pi / 360)
     Image.fromarray(street(azimuth, np.arctan(height))).save(
         tmp_path / "c.jpg", quality=98, xmp=gpano(**FULL, ProjectionType="cylindrical")
@@ -339,7 +351,7 @@ def test_a_cylindrical_panorama_is_unrolled_by_its_own_law(tmp_path):
     assert np.abs(np.asarray(found.image, float) - expected)[1:-1].max() < 8
 
 
-def test_the_horizon_of_an_unevenly_cropped_panorama_is_found(tmp_path):
+def test_pictures_of_an_unevenly_cropped_panorama_keep_the_horizon(tmp_path):
     sphere = tilted_panorama(0, 0)
     box = {"FullPanoHeightPixels": 360, "CroppedAreaImageHeightPixels": 160, "CroppedAreaTopPixels": 40}
     Image.fromarray(sphere[40:200]).save(tmp_path / "c.jpg", quality=98, xmp=gpano(**FULL, **box))
@@ -348,7 +360,7 @@ def test_the_horizon_of_an_unevenly_cropped_panorama_is_found(tmp_path):
     assert np.abs(np.asarray(found.image, float)[:48] - expected[:48]).max() < 8
 
 
-def test_facts_that_cannot_be_used_are_named(tmp_path):
+def test_camera_notes_name_metadata_that_is_not_used(tmp_path):
     fish = read_photo(jpeg(tmp_path / "f.jpg", (400, 200), xmp=gpano(**FULL, ProjectionType="fisheye")))
     assert "fisheye" in " ".join(camera_notes(fish, CameraView(), None)) and fish.metadata.camera.fov is None
     steep = read_photo(jpeg(tmp_path / "s.jpg", focal=24, xmp=gpano(PosePitchDegrees=80)))
@@ -357,7 +369,7 @@ def test_facts_that_cannot_be_used_are_named(tmp_path):
     assert "PoseRollDegrees" in " ".join(camera_notes(wrong, CameraView(), None))
 
 
-def test_an_option_goes_before_the_file(tmp_path):
+def test_camera_option_overrides_the_metadata_of_the_file(tmp_path):
     photo = read_photo(jpeg(tmp_path / "p.jpg", (400, 200), xmp=gpano(**FULL, PoseHeadingDegrees=45)))
     assert pictures(photo, parse_camera(None, "exif"), PANORAMA)[0].heading == 45.0
     assert pictures(photo, parse_camera(None, "10"), PANORAMA)[0].heading == 10.0

@@ -1,4 +1,4 @@
-"""Photos located with poses: position, heading and radii inside the tiles of an index."""
+"""Localisation with poses: position, heading and radii inside the tiles of an index."""
 
 import io
 import itertools
@@ -76,7 +76,7 @@ def test_pose_is_nearer_than_the_tile_centre(scene):
     assert best.heading == pytest.approx(0, abs=1e-6)
 
 
-def test_without_pose_nothing_changes(scene):
+def test_locate_without_pose_equals_retrieval(scene):
     plain = located(scene, None, 1)[0].best
     assert plain.pose is None and plain.heading is None and plain.radius_68_m is None
 
@@ -85,24 +85,24 @@ def test_stated_heading_of_a_rolled_panorama_gives_the_same_position(scene):
     root, photos, _, tiles = scene
     localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=True, backend="torch")
     image = Image.open(io.BytesIO(photos[0]))
-    rolled = Image.fromarray(np.roll(np.asarray(image), -28, axis=1))  # its centre looks 90 degrees further right
+    rolled = Image.fromarray(np.roll(np.asarray(image), -28, axis=1))  # the heading of its centre is 90 degrees larger
     straight = localizer.locate(image, camera=PANORAMA, near=near(tiles[0]), top=1).best
     found = localizer.locate(rolled, camera=CameraView(fov=360.0, heading=90.0), near=near(tiles[0]), top=1).best
     assert great_circle_m(straight.lat, straight.lon, found.lat, found.lon) < 0.5
     assert found.heading == pytest.approx(90, abs=1e-6)
 
 
-def test_missing_head_is_named(scene):
+def test_locate_without_a_head_names_it(scene):
     with pytest.raises(GenGeoError, match=r"has no pose head pose/180, .* gengeo pose fit --heading-prior 180"):
         located(scene, True, 1, CameraView(fov=360.0))
 
 
-def test_search_needs_no_head(scene):
+def test_locate_by_search_needs_no_head(scene):
     answer = located(scene, PoseSettings("search"), 1)[0]
     assert answer.best.pose == "search" and any("rough" in note for note in answer.notes)
 
 
-def test_photo_without_field_of_view_has_no_pose_and_says_so(scene, tmp_path):
+def test_photo_without_field_of_view_has_no_pose_and_a_note(scene, tmp_path):
     root, _, _, tiles = scene
     Image.effect_noise((90, 60), 50).convert("RGB").save(tmp_path / "photo.png")
     localizer = GeoLocalizer.from_pretrained(root / "model", root / "idx", pose=True, backend="torch")
@@ -110,7 +110,7 @@ def test_photo_without_field_of_view_has_no_pose_and_says_so(scene, tmp_path):
     assert answer.best.pose is None and any("no pose" in note and "--fov" in note for note in answer.notes)
 
 
-def test_heading_out_of_range_is_refused(scene):
+def test_heading_out_of_range_raises_an_error(scene):
     with pytest.raises(GenGeoError, match=r"lies in 0\.\.360 degrees clockwise from north, found 400"):
         located(scene, True, 1, CameraView(fov=360.0, heading=400.0))
 
@@ -126,7 +126,7 @@ def test_photo_of_limited_view_gets_a_pose(scene):
     assert best.bounds.contains(best.lat, best.lon)
 
 
-def test_joined_tiles_give_the_same_place_where_one_tile_decides(scene):
+def test_fused_tiles_give_the_same_place_as_the_deciding_tile(scene):
     weights = FusionWeights(cosine=1.0, evidence=1.0, scale=10.0, tiles=5, enabled=True)
     joined = located(scene, PoseSettings(fusion=weights), 4)
     single = located(scene, True, 4)
@@ -154,7 +154,7 @@ def test_stored_features_give_the_same_pose_without_pixels(scene):
     assert (root / "bare.pose" / "known.parquet").stat().st_size < 24 * 16 * 16 * 2 + 10_000
 
 
-def test_calibration_fits_radii_and_joining(scene, tmp_path):
+def test_pose_calibration_fits_radii_and_fusion(scene, tmp_path):
     from gengeo_hf.localization.pose_calibration import PoseCalibration, fit_pose_calibration
 
     root, photos, truth, _ = scene
@@ -186,9 +186,9 @@ def test_geojson_map_gpx_and_pairs_show_the_pose(scene):
     assert spot["properties"]["pose"] == "fitted" and spot["properties"]["radius_68_m"] > 0
     ring = cone["geometry"]["coordinates"][0]
     assert ring[0] == ring[-1] == spot["geometry"]["coordinates"]
-    assert all(lon > ring[0][0] for lon, _ in ring[1:-1])  # it looks east
+    assert all(lon > ring[0][0] for lon, _ in ring[1:-1])  # the cone points east
     area = sum(x1 * y2 - x2 * y1 for (x1, y1), (x2, y2) in itertools.pairwise(ring))
-    assert area > 0  # counter-clockwise, as RFC 7946 asks
+    assert area > 0  # counter-clockwise, as required by RFC 7946
     assert '"view": [[' in answers_map([answer], localizer.index)
     track = ElementTree.fromstring(to_gpx([answer, answer], drive=True))
     points = track.findall(".//{http://www.topografix.com/GPX/1/1}trkpt")
@@ -198,7 +198,7 @@ def test_geojson_map_gpx_and_pairs_show_the_pose(scene):
 
 @pytest.fixture(scope="module")
 def drive(scene):
-    """A video of five panoramas along a line through the first tile, one a second, and where they were taken."""
+    """A video of five panoramas along a line through the first tile, one per second, with their positions."""
     from tests.pose.toy import field, panorama
     from tests.videos import write_video
 
@@ -209,7 +209,7 @@ def drive(scene):
     return root / "drive.mp4", easts, tiles[0]
 
 
-def drive_words(scene, path, *more):
+def drive_command(scene, path, *more):
     root = scene[0]
     where = ("--model", root / "model", "--index", root / "idx", "--backend", "torch", "--near", "47,8,100m")
     return ("locate", path, *where, "--pose", "--fov", 360, "--heading", 30, "--top", 1, *more)
@@ -221,8 +221,8 @@ def test_video_becomes_a_track_of_poses_with_headings_and_times(scene, drive, ge
 
     path, easts, (lat, lon) = drive
     gpx, page = tmp_path / "track.gpx", tmp_path / "map.html"
-    words = drive_words(scene, path, "--heading", 0, "--every", "1s", "--sequence", "--json")
-    code, out, err = gengeo(*words, "--gpx", gpx, "--map", page)
+    command = drive_command(scene, path, "--heading", 0, "--every", "1s", "--sequence", "--json")
+    code, out, err = gengeo(*command, "--gpx", gpx, "--map", page)
     assert code == 0, err
     answers = [json.loads(line) for line in out.splitlines()]
     assert [answer["video_s"] for answer in answers] == [0, 1, 2, 3, 4]
@@ -244,26 +244,26 @@ def test_damaged_video_keeps_the_frames_before_the_damage(scene, drive, gengeo, 
     frames = [rng.integers(0, 255, (32, 112, 3), dtype=np.uint8) for _ in range(80)]
     cut = write_video(tmp_path / "cut.mkv", frames)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    code, out, err = gengeo(*drive_words(scene, cut), "--gpx", tmp_path / "t.gpx")
+    code, out, err = gengeo(*drive_command(scene, cut), "--gpx", tmp_path / "t.gpx")
     assert code == 1 and out.count("#t=") >= 3 and (tmp_path / "t.gpx").is_file()
     (line,) = [line for line in err.splitlines() if line.startswith("error")]
     assert "cut.mkv is damaged: it ends after" in line
 
 
-def test_wrong_words_about_videos_are_one_line(scene, drive, gengeo, tmp_path):
+def test_invalid_video_options_are_one_line(scene, drive, gengeo, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    for words, message, expected in (
+    for options, message, expected in (
         ((tmp_path / "bad.mp4",), "cannot be read as a video", 1),
         ((tmp_path / "none.mp4",), "there is no video", 1),
         ((scene[0] / "a.png", "--every", "1s"), "--every is the time between frames of a video", 2),
         ((drive[0], "--every", "0"), "is not a time between frames", 2),
         ((drive[0], scene[0] / "a.png", "--sequence"), "one video, or photos", 2),
     ):
-        code, _, err = gengeo(*drive_words(scene, *words))
+        code, _, err = gengeo(*drive_command(scene, *options))
         assert code == expected and message in err.strip().splitlines()[-1], err
 
 
-def test_photo_without_its_head_keeps_its_place_among_others(scene, gengeo, tmp_path):
+def test_photo_without_its_head_is_answered_among_others(scene, gengeo, tmp_path):
     root, photos, _, _ = scene
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(photos[0])
@@ -274,8 +274,8 @@ def test_photo_without_its_head_keeps_its_place_among_others(scene, gengeo, tmp_
     assert code == 1 and "has no pose head pose/180" in err.strip().splitlines()[-1]
 
 
-def test_heading_of_400_is_refused_before_the_model_is_loaded(scene, gengeo):
-    code, _, err = gengeo(*drive_words(scene, "photo.jpg", "--heading", 400))
+def test_heading_of_400_raises_an_error_before_the_model_is_loaded(scene, gengeo):
+    code, _, err = gengeo(*drive_command(scene, "photo.jpg", "--heading", 400))
     assert code == 2 and err.strip() == (
         "error: --fov, --heading: a heading lies in 0..360 degrees clockwise from north, found 400"
     )

@@ -1,4 +1,4 @@
-"""The rivals of SALAD against their equations, and every kind of model as a config."""
+"""Aggregators compared with their equations, and every kind of model by its configuration."""
 
 import numpy as np
 import pytest
@@ -23,14 +23,14 @@ def unit(x, axis=-1):
     return x / np.linalg.norm(x, axis=axis, keepdims=True)
 
 
-def test_mean_and_cls():
+def test_mean_and_cls_equal_normalised_tokens():
     _, x, _, result = aggregate("mean")
     assert np.allclose(result, unit(x.numpy().mean(1)), atol=1e-6)
     _, _, t, result = aggregate("cls")
     assert np.allclose(result, unit(t.numpy()), atol=1e-6)
 
 
-def test_gem_discards_negative_values():
+def test_gem_clamps_negative_values():
     module, x, _, result = aggregate("gem")
     assert module.exponent.item() == 3
     expected = (np.maximum(x.double().numpy(), 1e-6) ** 3).mean(1) ** (1 / 3)
@@ -38,7 +38,7 @@ def test_gem_discards_negative_values():
 
 
 @pytest.mark.parametrize("cluster_dim", [8, None])
-def test_netvlad_follows_the_equation(cluster_dim):
+def test_netvlad_equals_equation(cluster_dim):
     module, x, _, result = aggregate("netvlad", cluster_dim=cluster_dim)
     features = unit(module.cluster_features(x).detach().double().numpy())
     centroids, weights = (
@@ -54,7 +54,7 @@ def test_netvlad_follows_the_equation(cluster_dim):
     assert result.shape[1] == 4 * (cluster_dim or 32)
 
 
-def test_netvlad_starts_from_clusters_of_the_data():
+def test_start_netvlad_initialises_from_clusters_of_data():
     model = GenGeoModel(GenGeoConfig(**{**TINY, "aggregator": "netvlad", "cluster_dim": None}))
     model.train()
     batches = [torch.randn(4, 3, 56, 56) for _ in range(4)]
@@ -65,7 +65,7 @@ def test_netvlad_starts_from_clusters_of_the_data():
         tokens = torch.cat([model.eval().backbone(b).last_hidden_state[:, 1:] for b in batches]).flatten(0, 1)
     features = torch.nn.functional.normalize(tokens, dim=1)
     nearest = torch.cdist(features, head.centroids).argmin(1)
-    for k in range(4):  # k-means: each centroid is the mean of its own
+    for k in range(4):  # k-means: each centroid is the mean of its features
         assert torch.allclose(features[nearest == k].mean(0), head.centroids[k], atol=0.02)
     directions = torch.nn.functional.normalize(head.centroids, dim=1)
     assert torch.allclose(head.assignment.weight, alpha * directions, rtol=1e-4)
@@ -112,13 +112,13 @@ def build(kind, **changes):
 
 
 def sides(model):
-    """A portrait and a landscape size that suit the model's patch."""
+    """Return a landscape and a portrait size that fit the patch size of the model."""
     patch = 32 if model.config.backbone_config.model_type == "convnext" else model.config.backbone_config.patch_size
     return (3, 2 * patch, 4 * patch), (3, 4 * patch, 3 * patch)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_model_describes_saves_loads_and_trains(kind, tmp_path):
+def test_every_kind_of_model_encodes_saves_loads_and_trains(kind, tmp_path):
     model = build(kind)
     ground, aerial = (torch.randn(3, *shape) for shape in sides(model))
     output = model(ground, aerial_pixel_values=aerial, output_assignment=True)
@@ -134,14 +134,14 @@ def test_every_kind_of_model_describes_saves_loads_and_trains(kind, tmp_path):
     output.loss.backward()
     named = dict(model.named_parameters())
     without = {name for name, parameter in named.items() if parameter.requires_grad and parameter.grad is None}
-    # Aggregators that do not look at the global token, or only at it, leave some weights of the backbone unused.
+    # Aggregators that do not use the global token, or use only it, leave some weights of the backbone unused.
     assert not {name for name in without if not name.startswith("backbone.")}, without
 
 
-def test_two_heads_need_to_know_the_view():
+def test_separate_heads_require_view():
     model = build("not shared")
     pixels = torch.randn(1, 3, 28, 112)
-    with pytest.raises(ValueError, match="say view="):
+    with pytest.raises(ValueError, match="pass view="):
         model(pixels)
     with pytest.raises(ValueError, match="expected"):
         build("salad")(pixels, view="satellite")
@@ -151,7 +151,7 @@ def test_two_heads_need_to_know_the_view():
     assert torch.equal(shared(pixels, view="ground").pooler_output, shared(pixels, view="aerial").pooler_output)
 
 
-def test_convnext_cls_is_its_normalised_average():
+def test_cls_of_convnext_is_normalised_average():
     model = build("convnext")
     pixels = torch.randn(2, 3, 64, 128)
     average = model.backbone(pixels).last_hidden_state.mean((2, 3))
@@ -159,19 +159,19 @@ def test_convnext_cls_is_its_normalised_average():
     assert torch.allclose(model(pixels).pooler_output, expected, atol=1e-6)
 
 
-def test_truncation_is_a_renormalised_prefix(tiny_model, tiny_checkpoint):
+def test_truncate_dim_is_renormalised_prefix(tiny_model, tiny_checkpoint):
     pixels = torch.randn(2, 3, 28, 112)
     short = GenGeoModel.from_pretrained(tiny_checkpoint, truncate_dim=6)(pixels).pooler_output
     prefix = tiny_model(pixels).pooler_output[:, :6]
     assert torch.allclose(short, torch.nn.functional.normalize(prefix, dim=1), atol=1e-6)
     with pytest.raises(ValueError, match="truncate_dim 25"):
         GenGeoConfig(**TINY, truncate_dim=25)
-    for words in ({"truncate_dim": 41}, {"matryoshka_dims": [8, 41]}):  # 8 + 4 x 8 values without a projection
+    for setting in ({"truncate_dim": 41}, {"matryoshka_dims": [8, 41]}):  # 8 + 4 x 8 values without a projection
         with pytest.raises(ValueError, match="must not be above 40"):
-            build("unprojected", **words)
+            build("unprojected", **setting)
 
 
-def test_widths_beyond_a_shortened_descriptor_are_not_trained():
+def test_loss_ignores_widths_above_truncate_dim():
     model = build("salad", matryoshka_dims=[4, 12], truncate_dim=8)
     output = model(torch.randn(3, 3, 28, 112), aerial_pixel_values=torch.randn(3, 3, 56, 56))
     ground, aerial = (x.detach().double().numpy() for x in (output.pooler_output, output.aerial_pooler_output))
@@ -190,14 +190,14 @@ def slow_pair_loss(ground, aerial, scale, smoothing):
 
 
 @pytest.mark.parametrize("dims", [None, [4, 12]])
-def test_loss_of_both_views_is_the_mean_over_prefix_widths(dims):
+def test_loss_of_both_views_is_mean_over_prefix_widths(dims):
     model = build("salad", matryoshka_dims=dims)
     output = model(torch.randn(3, 3, 28, 112), aerial_pixel_values=torch.randn(3, 3, 56, 56))
     ground, aerial = (x.detach().double().numpy() for x in (output.pooler_output, output.aerial_pooler_output))
     parts = [slow_pair_loss(unit(ground[:, :d]), unit(aerial[:, :d]), 1 / 0.07, 0.1) for d in (*(dims or ()), 24)]
     assert output.loss.item() == pytest.approx(np.mean(parts), rel=1e-5)
     assert output[0] is output.loss
-    with torch.autocast("cpu", dtype=torch.bfloat16):  # descriptors are rounded, their loss must not be once more
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # descriptors are rounded, the loss is float32
         output = model(torch.randn(3, 3, 28, 112), aerial_pixel_values=torch.randn(3, 3, 56, 56))
     ground, aerial = (x.detach().double().numpy() for x in (output.pooler_output, output.aerial_pooler_output))
     parts = [slow_pair_loss(unit(ground[:, :d]), unit(aerial[:, :d]), 1 / 0.07, 0.1) for d in (*(dims or ()), 24)]

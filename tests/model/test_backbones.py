@@ -1,4 +1,4 @@
-"""Position grids, sizes of the published backbones, and which weights are trained."""
+"""Backbones: position grids, sizes of the published models, and trained weights."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from tests.model.test_aggregators import CONVNEXT, KINDS, build
 
 
 def cubic_weights(length_in, length_out, scale):
-    """Rows of bicubic weights (a = -0.75, half-pixel centres, borders repeated), one per output position."""
+    """Return bicubic weights (a = -0.75, half-pixel centres, repeated borders), one row per output position."""
     matrix = np.zeros((length_out, length_in))
     for i in range(length_out):
         centre = (i + 0.5) / scale - 0.5
@@ -24,7 +24,7 @@ def cubic_weights(length_in, length_out, scale):
 
 @pytest.mark.parametrize("mode", ["hub", "size"])
 @pytest.mark.parametrize("grid", [(2, 8), (7, 3), (4, 4)])
-def test_position_grid_is_resized_as_the_named_convention_says(mode, grid):
+def test_position_grid_is_resized_by_position_interpolation(mode, grid):
     model = build("salad", position_interpolation=mode, position_init_std=1.0)
     embeddings = model.backbone.embeddings
     rows, columns = grid
@@ -37,13 +37,13 @@ def test_position_grid_is_resized_as_the_named_convention_says(mode, grid):
     assert np.allclose(found.detach().numpy()[0, 0], positions[0])
 
 
-def test_native_grid_is_not_resized():
+def test_position_grid_of_native_size_is_unchanged():
     embeddings = build("salad").backbone.embeddings
     found = embeddings.interpolate_pos_encoding(torch.zeros(1, 26, 32), 70, 70)
     assert torch.equal(found, embeddings.position_embeddings)
 
 
-def test_hub_and_size_differ_and_size_is_stock_transformers():
+def test_position_interpolation_size_equals_transformers_and_hub_differs():
     pixels = torch.randn(1, 3, 28, 112)
     size = build("salad", position_interpolation="size", position_init_std=1.0)
     hub = build("salad", position_interpolation="hub")
@@ -73,7 +73,7 @@ SIZES = {
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_published_backbone_sizes(name):
+def test_backbone_has_published_number_of_parameters(name):
     settings, expected = SIZES[name]
     blocks = None if name == "convnext" else 4
     backbone = {"image_size": 518, **settings}
@@ -84,7 +84,7 @@ def test_published_backbone_sizes(name):
         assert model.backbone.num_parameters() == expected
 
 
-def test_default_model_has_the_sizes_of_the_paper():
+def test_default_model_has_sizes_of_paper():
     with torch.device("meta"):
         model = GenGeoModel(GenGeoConfig())
     head = model.heads["shared"]
@@ -98,14 +98,14 @@ def test_default_model_has_the_sizes_of_the_paper():
 
 
 @pytest.mark.parametrize("kind", ["registers", "dinov3"])
-def test_partial_training_of_other_transformers(kind):
+def test_trainable_blocks_of_other_backbones(kind):
     model = build(kind, trainable_blocks=1)
     names = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
     assert names and all("layer.1." in name or "norm." in name.split("layer.")[0] for name in names)
     assert any(name.startswith(("layernorm", "norm")) for name in names)
 
 
-def test_frozen_convnext_and_register_tokens_left_out():
+def test_convnext_can_be_frozen_and_register_tokens_are_excluded():
     frozen = GenGeoModel(GenGeoConfig(**{**TINY, "backbone_config": CONVNEXT, "trainable_blocks": 0}))
     assert not any(parameter.requires_grad for parameter in frozen.backbone.parameters())
     model = build("registers", aggregator="mean", descriptor_dim=None)
@@ -115,7 +115,7 @@ def test_frozen_convnext_and_register_tokens_left_out():
 
 
 @pytest.mark.parametrize("kind", ["registers", "dinov3", "convnext salad", "swiglu"])
-def test_other_bare_backbones_fill_the_backbone(kind, tmp_path):
+def test_from_pretrained_other_backbones_fill_backbone(kind, tmp_path):
     source = build(kind)
     source.backbone.save_pretrained(tmp_path)
     settings = {key: value for key, value in {**TINY, **KINDS[kind]}.items() if key != "backbone_config"}

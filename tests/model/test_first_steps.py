@@ -1,4 +1,4 @@
-"""Loading, saving, freezing, Auto classes, the pipeline: what every other room stands on."""
+"""Loading, saving, freezing, Auto classes and the pipeline."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def images(count, height=28, width=112, seed=0):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(seed))
 
 
-def test_saved_folder_gives_the_same_descriptors_through_auto_classes(tiny_model, tiny_checkpoint):
+def test_auto_classes_load_saved_checkpoint_with_same_descriptors(tiny_model, tiny_checkpoint):
     loaded, report = AutoModel.from_pretrained(tiny_checkpoint, output_loading_info=True)
     assert isinstance(loaded, GenGeoModel)
     assert not report["missing_keys"] and not report["unexpected_keys"]
@@ -30,13 +30,13 @@ def test_saved_folder_gives_the_same_descriptors_through_auto_classes(tiny_model
     assert isinstance(processor, GenGeoImageProcessor) and processor.view_sizes["ground"]["width"] == 112
 
 
-def test_descriptor_is_first_float32_and_of_length_one(tiny_model):
+def test_pooler_output_is_first_float32_and_normalised(tiny_model):
     output = tiny_model(images(3))
     assert torch.equal(output[0], output.pooler_output) and output[0].dtype == torch.float32
     assert torch.allclose(output[0].norm(dim=1), torch.ones(3))
 
 
-def test_pipeline_gives_the_descriptor_and_takes_the_view(tiny_checkpoint, tiny_model, tiny_processor):
+def test_pipeline_returns_descriptor_of_view(tiny_checkpoint, tiny_model, tiny_processor):
     pipe = pipeline("image-feature-extraction", model=str(tiny_checkpoint), trust_remote_code=False)
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 200, 3), dtype=np.uint8))
     for view in ("ground", "aerial"):
@@ -46,7 +46,7 @@ def test_pipeline_gives_the_descriptor_and_takes_the_view(tiny_checkpoint, tiny_
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_bare_dinov2_checkpoint_fills_the_whole_backbone(tmp_path, dtype):
+def test_from_pretrained_dinov2_fills_whole_backbone(tmp_path, dtype):
     backbone = Dinov2Model(Dinov2Config(**TINY["backbone_config"])).to(dtype)
     backbone.save_pretrained(tmp_path)
     model, report = GenGeoModel.from_pretrained(tmp_path, trainable_blocks=1, output_loading_info=True, **HEAD)
@@ -57,7 +57,7 @@ def test_a_bare_dinov2_checkpoint_fills_the_whole_backbone(tmp_path, dtype):
     assert model.logit_scale.item() == pytest.approx(np.log(1 / 0.07), abs=0.01)
 
 
-def test_another_model_type_is_refused_in_one_line(tmp_path):
+def test_from_pretrained_other_model_type_is_refused_in_one_line(tmp_path):
     BertConfig().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="type 'bert', not a GenGeo") as error:
         GenGeoModel.from_pretrained(tmp_path)
@@ -65,7 +65,7 @@ def test_another_model_type_is_refused_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(("blocks", "trained"), [(0, set()), (1, {1}), (2, {0, 1}), (9, {0, 1})])
-def test_trainable_blocks(tmp_path, blocks, trained):
+def test_trainable_blocks_selects_last_blocks_and_norm(tmp_path, blocks, trained):
     model = GenGeoModel(GenGeoConfig(**{**TINY, "trainable_blocks": blocks}))
     model.save_pretrained(tmp_path)
     for candidate in (model, GenGeoModel.from_pretrained(tmp_path)):
@@ -77,22 +77,22 @@ def test_trainable_blocks(tmp_path, blocks, trained):
         assert {"logit_scale", "heads.shared.projection.weight"} <= names
 
 
-def test_full_fine_tuning_trains_all_but_the_mask_token(tiny_model):
+def test_trainable_blocks_none_trains_all_but_mask_token(tiny_model):
     frozen = {name for name, parameter in tiny_model.named_parameters() if not parameter.requires_grad}
     assert frozen == {"backbone.embeddings.mask_token"}
 
 
-def test_side_that_is_no_multiple_of_the_patch(tiny_model):
+def test_forward_side_not_multiple_of_patch_is_refused(tiny_model):
     with pytest.raises(ValueError, match=r"30 x 112 pixels.*multiples of the patch, 14 x 14"):
         tiny_model(images(1, 30, 112))
 
 
-def test_too_few_tokens_for_the_clusters(tiny_model):
+def test_forward_too_few_tokens_for_clusters_is_refused(tiny_model):
     with pytest.raises(ValueError, match="28 x 28 pixels gives 4 tokens for 4 clusters"):
         tiny_model(images(1, 28, 28))
 
 
-def test_unknown_types_and_values_are_refused():
+def test_config_unknown_types_and_values_are_refused():
     with pytest.raises(Exception, match="num_clusters"):
         GenGeoConfig(num_clusters="many")
     with pytest.raises(ValueError, match="resnet"):
@@ -101,7 +101,7 @@ def test_unknown_types_and_values_are_refused():
         GenGeoConfig(backbone_config={"model_type": "convnext"})
 
 
-def test_position_embeddings_can_start_large(tmp_path):
+def test_position_init_std_sets_initial_spread(tmp_path):
     def spread(model):
         return model.backbone.embeddings.position_embeddings.std().item()
 
@@ -109,11 +109,11 @@ def test_position_embeddings_can_start_large(tmp_path):
     assert spread(model) == pytest.approx(0.5, rel=0.1)
     model.backbone.embeddings.position_embeddings.data.fill_(0.25)
     model.save_pretrained(tmp_path)
-    assert spread(GenGeoModel.from_pretrained(tmp_path)) == 0  # what is in the file is not initialised again
+    assert spread(GenGeoModel.from_pretrained(tmp_path)) == 0  # stored weights are not initialised again
     assert spread(GenGeoModel(GenGeoConfig(**TINY))) == pytest.approx(0.02, rel=0.2)
 
 
-def test_a_new_head_starts_by_fan_in_and_a_stored_one_is_kept(tmp_path):
+def test_head_is_initialised_by_fan_in_and_stored_weights_are_kept(tmp_path):
     def layers(model):
         return [layer for layer in model.heads.modules() if isinstance(layer, torch.nn.Linear)]
 
@@ -137,7 +137,7 @@ def test_a_new_head_starts_by_fan_in_and_a_stored_one_is_kept(tmp_path):
     assert narrow.heads["shared"].projection.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
 
-def test_fingerprint_follows_what_decides_descriptors_only(tiny_model, tiny_processor, tiny_checkpoint):
+def test_fingerprint_depends_only_on_settings_of_descriptors(tiny_model, tiny_processor, tiny_checkpoint):
     first = fingerprint(tiny_model, tiny_processor)
     loaded = GenGeoModel.from_pretrained(tiny_checkpoint, trainable_blocks=0, head_dropout=0.5)
     processor = GenGeoImageProcessor.from_pretrained(tiny_checkpoint, view="aerial")
@@ -167,7 +167,7 @@ LOAD = "m = AutoModel.from_pretrained(r'{}'); assert type(m).__name__ == 'GenGeo
         "from transformers import AutoModel; import gengeo_hf",
     ],
 )
-def test_auto_classes_know_gengeo_in_a_fresh_process(tiny_checkpoint, imports):
+def test_auto_classes_load_gengeo_in_new_process(tiny_checkpoint, imports):
     code = imports + "\n" + LOAD.format(tiny_checkpoint)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

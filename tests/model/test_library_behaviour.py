@@ -1,4 +1,4 @@
-"""What the library's own common tests ask of a model: initialisation, outputs, attention, checkpointing, dtypes."""
+"""Behaviour that transformers expects of a model: initialisation, outputs, attention, checkpointing, dtypes."""
 
 import json
 
@@ -19,7 +19,7 @@ def pixels():
 
 
 @pytest.mark.parametrize("kind", ["salad", "learned dustbin", "netvlad", "gem", "not shared"])
-def test_each_missing_parameter_is_initialised_and_no_present_one_is(kind, tmp_path):
+def test_allow_missing_initialises_only_missing_parameters(kind, tmp_path):
     torch.manual_seed(0)
     build(kind).save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -27,7 +27,7 @@ def test_each_missing_parameter_is_initialised_and_no_present_one_is(kind, tmp_p
     for name in own:
         marked = {key: torch.full_like(value, 0.123) for key, value in weights.items() if key != name}
         save_file(marked, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        torch.empty(10**6).fill_(-2e9)  # dirty memory, so that what is left alone shows
+        torch.empty(10**6).fill_(-2e9)  # fills memory, so that parameters without initialisation have large values
         model, report = GenGeoModel.from_pretrained(tmp_path, output_loading_info=True, allow_missing=True)
         assert report["missing_keys"] == {name}
         for key, value in model.state_dict().items():
@@ -41,7 +41,7 @@ def test_each_missing_parameter_is_initialised_and_no_present_one_is(kind, tmp_p
             assert value.item() == pytest.approx(expected[name.split(".")[-1]])
 
 
-def test_hidden_states_and_attentions(tiny_checkpoint, pixels):
+def test_forward_returns_hidden_states_and_attentions(tiny_checkpoint, pixels):
     model = GenGeoModel.from_pretrained(tiny_checkpoint, attn_implementation="eager")
     output = model(pixels, output_hidden_states=True, output_attentions=True)
     assert [tuple(x.shape) for x in output.hidden_states] == [(3, 17, 32)] * 3
@@ -65,12 +65,12 @@ def test_sdpa_equals_eager_and_can_be_switched(kind, tmp_path):
     assert torch.equal(eager(pixels).pooler_output, sdpa(pixels).pooler_output)
 
 
-def test_activation_checkpointing_gives_the_same_gradients(pixels):
+def test_activation_checkpointing_gives_same_gradients(pixels):
     gradients = []
     for checkpointing in (False, True):
         model = build("salad", head_dropout=0).train()
         if checkpointing:
-            # transformers 5.21 renamed it
+            # renamed in transformers 5.21
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         model(pixels, aerial_pixel_values=torch.ones(3, 3, 56, 56)).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
@@ -78,7 +78,7 @@ def test_activation_checkpointing_gives_the_same_gradients(pixels):
     assert all(torch.allclose(gradients[0][k], gradients[1][k], atol=1e-6) for k in gradients[0])
 
 
-def test_training_moves_every_trainable_weight_and_lowers_the_loss(pixels):
+def test_training_changes_every_trainable_weight_and_lowers_loss(pixels):
     torch.manual_seed(0)
     model = build("salad", trainable_blocks=1, head_dropout=0).train()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -98,7 +98,7 @@ def test_training_moves_every_trainable_weight_and_lowers_the_loss(pixels):
 
 
 @pytest.mark.parametrize("kind", ["convnext salad", "dinov3", "registers", "netvlad"])
-def test_half_precision_weights_take_float32_images(kind):
+def test_half_precision_weights_accept_float32_images(kind):
     model = build(kind)
     pixels = torch.randn(2, 3, 64, 128) if kind in ("convnext salad", "dinov3") else torch.randn(2, 3, 28, 112)
     expected = model(pixels).pooler_output
@@ -107,7 +107,7 @@ def test_half_precision_weights_take_float32_images(kind):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_dtype_auto_loads_what_was_saved(tiny_model, tmp_path, pixels, dtype):
+def test_dtype_auto_loads_saved_dtype(tiny_model, tmp_path, pixels, dtype):
     expected = tiny_model(pixels).pooler_output
     tiny_model.to(dtype).save_pretrained(tmp_path)
     loaded = GenGeoModel.from_pretrained(tmp_path, dtype="auto")
@@ -117,11 +117,11 @@ def test_dtype_auto_loads_what_was_saved(tiny_model, tmp_path, pixels, dtype):
     assert GenGeoModel.from_pretrained(tmp_path, dtype=torch.float32).dtype == torch.float32
 
 
-def test_device_map_with_offloading_gives_the_same_descriptors(tiny_model, tiny_checkpoint, pixels, tmp_path):
+def test_device_map_with_offloading_gives_same_descriptors(tiny_model, tiny_checkpoint, pixels, tmp_path):
     expected = tiny_model(pixels).pooler_output
     everything = GenGeoModel.from_pretrained(tiny_checkpoint, device_map="auto")
     assert torch.allclose(everything(pixels).pooler_output, expected, atol=1e-6)
-    small = {"cpu": 120_000}  # bytes: most of the model goes to disk
+    small = {"cpu": 120_000}  # bytes: most of the model is offloaded to disk
     offloaded = GenGeoModel.from_pretrained(
         tiny_checkpoint, device_map="auto", max_memory=small, offload_folder=tmp_path / "offload"
     )
@@ -139,7 +139,7 @@ def test_torch_export_runs_with_another_batch_size(tiny_model, pixels):
 
 @pytest.mark.slow
 def test_compiles_without_graph_breaks_at_two_sizes(tiny_model, pixels):
-    # Without code generation: a C++ compiler would take minutes here.
+    # Without code generation, for which a C++ compiler takes minutes.
     compiled = torch.compile(tiny_model, fullgraph=True, backend="aot_eager")
     sizes = (pixels, torch.randn(2, 3, 56, 56))
     expected = [tiny_model(x, output_hidden_states=True) for x in sizes]  # transformers hooks the layers in eager mode
@@ -174,7 +174,7 @@ def test_processor_equals_pil_within_one_grey_level():
         assert np.allclose(scaled, (grey[0].numpy() / 255 - mean) / std, atol=1e-5)
 
 
-def test_processor_takes_what_callers_have():
+def test_processor_accepts_pil_arrays_and_tensors():
     processor = GenGeoImageProcessor(view="aerial")
     array = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     expected = processor(Image.fromarray(array), return_tensors="pt")["pixel_values"]

@@ -1,4 +1,4 @@
-"""Parts of the rivals' models: separate backbones, two global tokens, layout masks, chosen tokens."""
+"""Parts of other published models: separate backbones, two global tokens, layout masks, selected tokens."""
 
 import math
 
@@ -25,13 +25,13 @@ DEIT = {
 }
 
 
-def made(**changes):
+def build(**changes):
     torch.manual_seed(0)
     return GenGeoModel(GenGeoConfig(**{**TINY, **changes})).eval()
 
 
-def test_separate_backbones_share_nothing_and_are_saved(tmp_path):
-    model = made(**APART)
+def test_share_backbone_false_shares_no_parameters_and_is_saved(tmp_path):
+    model = build(**APART)
     ids = [{id(p) for p in (*model.backbone_of(v).parameters(), *model.heads[v].parameters())} for v in model.heads]
     assert not ids[0] & ids[1] and sum(map(len, ids)) + 1 == len(list(model.parameters()))
     pixels = torch.randn(2, 3, 28, 56)
@@ -41,14 +41,14 @@ def test_separate_backbones_share_nothing_and_are_saved(tmp_path):
     model.save_pretrained(tmp_path)
     again = GenGeoModel.from_pretrained(tmp_path).eval()
     assert torch.equal(again(pixels, view="aerial").pooler_output, output.aerial_pooler_output)
-    with pytest.raises(ValueError, match='say view="ground" or view="aerial"'):
+    with pytest.raises(ValueError, match='pass view="ground" or view="aerial"'):
         model(pixels)
     with pytest.raises(ValueError, match="set share_aggregator to false"):
         GenGeoConfig(**TINY, share_backbone=False)
 
 
-def test_both_backbones_start_from_one_checkpoint(tmp_path, tiny_model):
-    with pytest.warns(UserWarning, match="weights of the backbone alone"):
+def test_separate_backbones_are_initialised_from_one_checkpoint(tmp_path, tiny_model):
+    with pytest.warns(UserWarning, match="a checkpoint of the backbone alone"):
         tiny_model.backbone.save_pretrained(tmp_path / "backbone")
     model = GenGeoModel.from_pretrained(tmp_path / "backbone", **{**TINY, **APART, "trainable_blocks": 1})
     for name, value in tiny_model.backbone.state_dict().items():
@@ -58,7 +58,7 @@ def test_both_backbones_start_from_one_checkpoint(tmp_path, tiny_model):
     assert trained[0] == trained[1] != set() and not any(name.startswith("embeddings") for name in trained[0])
 
 
-def test_fingerprints_of_models_without_the_new_settings_stay(tiny_model, tiny_processor):
+def test_fingerprint_ignores_settings_that_are_none(tiny_model, tiny_processor):
     before = fingerprint(tiny_model, tiny_processor)
     tiny_model.config.guide_size = [28, 28]
     assert fingerprint(tiny_model, tiny_processor) != before
@@ -66,9 +66,9 @@ def test_fingerprints_of_models_without_the_new_settings_stay(tiny_model, tiny_p
     assert fingerprint(tiny_model, tiny_processor) == before
 
 
-def test_the_class_token_head_of_a_deit_is_the_mean_of_two_linear_maps(tmp_path):
-    model = made(backbone_config=DEIT, aggregator="cls")
-    pixels = torch.randn(2, 3, 32, 96)  # not the size of its positions
+def test_cls_of_deit_uses_both_global_tokens(tmp_path):
+    model = build(backbone_config=DEIT, aggregator="cls")
+    pixels = torch.randn(2, 3, 32, 96)  # another size than that of the position embeddings
     output = model(pixels)
     first, second = model.heads["shared"].projection.weight.split(32, dim=1)
     tokens = normalize(output.last_hidden_state[:, :2].flatten(1))
@@ -76,15 +76,15 @@ def test_the_class_token_head_of_a_deit_is_the_mean_of_two_linear_maps(tmp_path)
     torch.testing.assert_close(output.pooler_output, normalize(expected), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="salad reads one global token, and a deit has two"):
         GenGeoConfig(**{**TINY, "backbone_config": DEIT})
-    AutoModel.from_config(AutoConfig.for_model(**DEIT)).save_pretrained(tmp_path)  # with a pooler, which is left out
+    AutoModel.from_config(AutoConfig.for_model(**DEIT)).save_pretrained(tmp_path)  # with a pooler, which is not loaded
     assert GenGeoModel.from_pretrained(tmp_path, **{**TINY, "backbone_config": DEIT, "aggregator": "cls"})
 
 
 def layout_model(**changes):
-    return made(aggregator="layout", token_counts={"ground": 8, "aerial": 8}, **changes)
+    return build(aggregator="layout", token_counts={"ground": 8, "aerial": 8}, **changes)
 
 
-def test_layout_descriptors_equal_the_slow_sum_and_even_masks_give_mean_pooling():
+def test_layout_equals_slow_sum_and_uniform_masks_are_mean_pooling():
     model = layout_model(descriptor_dim=None)
     aggregator, tokens = model.heads["shared"].aggregator, torch.randn(2, 8, 32)
     masks = aggregator.layout(tokens)
@@ -101,22 +101,22 @@ def test_layout_descriptors_equal_the_slow_sum_and_even_masks_give_mean_pooling(
     assert (counterfactual_loss(aggregator(tokens, tokens[:, 0])[0], aggregator.counterfactual(tokens)) <= 0.6932).all()
 
 
-def test_layout_masks_are_tied_to_the_number_of_tokens(tmp_path):
+def test_layout_other_number_of_tokens_is_refused(tmp_path):
     model = layout_model()
     model.save_pretrained(tmp_path)
     assert GenGeoModel.from_pretrained(tmp_path).config.token_counts == {"ground": 8, "aerial": 8}
-    with pytest.raises(ValueError, match="gives 12 tokens, and this model's layout masks are tied to 8"):
+    with pytest.raises(ValueError, match="gives 12 tokens, and the layout masks of this model need 8"):
         model(torch.randn(1, 3, 28, 84))
     with pytest.raises(ValueError, match="a head that both views share needs equal numbers"):
-        made(aggregator="layout", token_counts={"ground": 8, "aerial": 9})
+        build(aggregator="layout", token_counts={"ground": 8, "aerial": 9})
     with pytest.raises(ValueError, match="token_counts is None: give the number for ground and aerial"):
-        made(aggregator="layout")
-    apart = made(aggregator="layout", token_counts={"ground": 8, "aerial": 9}, **APART)
+        build(aggregator="layout")
+    apart = build(aggregator="layout", token_counts={"ground": 8, "aerial": 9}, **APART)
     assert apart(torch.randn(2, 3, 28, 56), torch.randn(2, 3, 42, 42)).aerial_pooler_output.shape == (2, 24)
 
 
-def test_the_attention_map_is_that_of_the_last_block_summed_over_heads():
-    model = made(aerial_keep=0.5)
+def test_attention_map_is_last_block_summed_over_heads():
+    model = build(aerial_keep=0.5)
     pixels = torch.randn(2, 3, 42, 56)
     output = model.guide(pixels, output_attentions=True)
     slow = sum(output.attentions[-1][:, head, 0, 1:] for head in range(2))
@@ -124,19 +124,19 @@ def test_the_attention_map_is_that_of_the_last_block_summed_over_heads():
     torch.testing.assert_close(attention_map(model.guide, pixels), slow)
 
 
-def test_the_most_important_tokens_are_chosen():
+def test_choose_tokens_selects_most_important():
     importance = torch.rand(3, 4, 5)
     kept = choose_tokens(importance, (4, 5), 0.3)
     for image in range(3):
         best = sorted(range(20), key=lambda n: -importance[image].flatten()[n])[:6]
         assert kept[image].tolist() == sorted(best)
-    assert choose_tokens(importance, (20, 20), 0.64).shape == (3, 256)  # TransGeo's numbers
+    assert choose_tokens(importance, (20, 20), 0.64).shape == (3, 256)  # numbers of TransGeo
     assert choose_tokens(importance, (25, 25), 0.64).shape == (3, 400)
 
 
 @pytest.mark.parametrize("backbone", [TINY["backbone_config"], DEIT])
-def test_keeping_all_tokens_is_no_choice_and_their_order_does_not_matter(backbone):
-    model = made(backbone_config=backbone, aggregator="mean", aerial_keep=1.0)
+def test_run_chosen_all_tokens_equals_backbone_in_any_order(backbone):
+    model = build(backbone_config=backbone, aggregator="mean", aerial_keep=1.0)
     pixels = torch.randn(2, 3, 112, 112)
     plain = model(pixels, view="ground").pooler_output
     torch.testing.assert_close(model(pixels, view="aerial").pooler_output, plain, atol=1e-5, rtol=0)
@@ -147,8 +147,8 @@ def test_keeping_all_tokens_is_no_choice_and_their_order_does_not_matter(backbon
     torch.testing.assert_close(outputs[0][:, first:], outputs[1][:, first:].flip(1), atol=1e-5, rtol=0)
 
 
-def test_the_guide_starts_as_the_trained_backbone_and_never_trains(tmp_path):
-    stage_one = made(aggregator="cls", **APART)
+def test_guide_is_initialised_from_backbone_and_not_trained(tmp_path):
+    stage_one = build(aggregator="cls", **APART)
     stage_one.save_pretrained(tmp_path)
     model = GenGeoModel.from_pretrained(tmp_path, aerial_keep=0.5, guide_size=[28, 28])
     for name, value in stage_one.aerial_backbone.state_dict().items():
@@ -172,6 +172,6 @@ def test_the_guide_starts_as_the_trained_backbone_and_never_trains(tmp_path):
         ({"aggregator": "layout", "layout_heads": 5}, "the width of a token, 32, must be a multiple"),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused(changes, message):
+def test_config_contradictory_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         GenGeoConfig(**{**TINY, **changes})

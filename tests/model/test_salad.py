@@ -1,4 +1,4 @@
-"""SALAD against its equations, written out slowly in float64."""
+"""SALAD compared with a slow implementation of its equations in float64."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from tests.conftest import TINY
 def make_salad(**changes):
     torch.manual_seed(0)
     salad = GenGeoSalad(GenGeoConfig(**{**TINY, **changes}), 32).eval()
-    # At their default spread the scores are nearly flat, and any number of iterations gives the same plan.
+    # With the default initialisation the scores are nearly equal, and any number of iterations gives the same plan.
     salad.score[3].weight.data *= 60
     return salad
 
@@ -32,7 +32,7 @@ def slow_mlp(x, layers):
 
 
 def slow_salad(salad, tokens, global_token, iterations=3, dustbin=True):
-    """One image; the plan row by row and token by token, no log domain, tensors cluster x token written out."""
+    """Aggregate one image with explicit loops over clusters and tokens, not in the log domain."""
     tokens, global_token = tokens.double().numpy(), global_token.double().numpy()
     features = slow_mlp(tokens, (salad.cluster_features[0], salad.cluster_features[3]))
     scores = slow_mlp(tokens, (salad.score[0], salad.score[3])).T
@@ -60,7 +60,7 @@ def slow_salad(salad, tokens, global_token, iterations=3, dustbin=True):
 
 @pytest.mark.parametrize("iterations", [1, 3, 5])
 @pytest.mark.parametrize("dustbin", [True, False])
-def test_descriptor_and_plan_follow_the_equations(iterations, dustbin):
+def test_salad_equals_equations(iterations, dustbin):
     salad = make_salad(sinkhorn_iterations=iterations, use_dustbin=dustbin)
     x, t = tokens()
     descriptor, plan = salad(x, t)
@@ -70,22 +70,22 @@ def test_descriptor_and_plan_follow_the_equations(iterations, dustbin):
         assert np.abs(plan[i].detach().numpy() - expected_plan).max() < 1e-5
 
 
-def test_the_number_of_iterations_is_visible_at_these_scores():
+def test_salad_number_of_iterations_changes_result():
     x, t = tokens()
     outputs = [make_salad(sinkhorn_iterations=k)(x, t)[0] for k in (1, 3, 4)]
-    # Far above the tolerance of the comparison with the equations.
+    # Far above the tolerance of the comparison with the equations, which therefore tests the number of iterations.
     assert (outputs[0] - outputs[1]).abs().max() > 1e-2
     assert (outputs[2] - outputs[1]).abs().max() > 1e-3
 
 
-def test_each_token_gives_all_its_mass_and_the_dustbin_takes_its_share():
+def test_salad_columns_sum_to_one_and_dustbin_has_its_mass():
     x, t = tokens(count=200)
     _, plan = make_salad()(x, t)
     assert torch.allclose(plan.sum(1), torch.ones(2, 200), atol=1e-6)
     assert torch.allclose(plan[:, -1].mean(1), torch.tensor((200 - 4) / 200), atol=0.02)
 
 
-def test_dust_bin_value_is_inert():
+def test_salad_dust_bin_value_has_no_effect():
     salad = make_salad().double()
     x, t = (a.double() for a in tokens())
     before, _ = salad(x, t)
@@ -95,7 +95,7 @@ def test_dust_bin_value_is_inert():
     assert torch.allclose(salad(x, t)[0], before, atol=1e-6)
 
 
-def test_learned_dustbin_starts_as_salad_and_then_follows_the_image():
+def test_learned_dustbin_is_initialised_as_salad_and_depends_on_image():
     model = GenGeoModel(GenGeoConfig(**TINY, dustbin_mass="learned")).eval()
     learned = model.heads["shared"].aggregator
     learned.score[3].weight.data *= 50
@@ -113,7 +113,7 @@ def test_learned_dustbin_starts_as_salad_and_then_follows_the_image():
     assert torch.allclose(shares, target, atol=0.05)
 
 
-def test_output_reports_the_rejected_share(tiny_model):
+def test_output_assignment_contains_rejected_share(tiny_model):
     output = tiny_model(torch.randn(2, 3, 56, 56), output_assignment=True)
     assert output.token_grid == (4, 4) and output.assignment.shape == (2, 5, 16)
     assert torch.allclose(output.rejected_share, output.assignment[:, -1].sum(1) / 16)
@@ -123,7 +123,7 @@ def test_output_reports_the_rejected_share(tiny_model):
 
 
 @pytest.mark.parametrize("mode", ["bf16 autocast", "fp16 autocast", "bf16 weights", "fp16 weights"])
-def test_half_precision_keeps_the_transport_in_float32(mode):
+def test_salad_half_precision_keeps_transport_in_float32(mode):
     dtype = torch.bfloat16 if mode.startswith("bf16") else torch.float16
     salad = make_salad()
     x, t = tokens(count=605)
@@ -138,7 +138,7 @@ def test_half_precision_keeps_the_transport_in_float32(mode):
     assert (descriptor * expected).sum(1).min() > (0.999 if dtype == torch.bfloat16 else 0.99999)
 
 
-def test_projection_and_norm_stay_in_float32_under_autocast(tiny_model):
+def test_projection_and_norm_are_float32_under_autocast(tiny_model):
     pixels = torch.randn(2, 3, 28, 112)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = tiny_model(pixels, output_assignment=True)
@@ -149,7 +149,7 @@ def test_projection_and_norm_stay_in_float32_under_autocast(tiny_model):
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the largest tensor that any operation returned."""
+    """Records the size of the largest tensor that any operation returns."""
 
     size = 0
 
@@ -161,7 +161,7 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_no_tensor_of_clusters_times_width_times_tokens():
+def test_salad_has_no_tensor_of_clusters_times_width_times_tokens():
     salad = make_salad(num_clusters=16, cluster_dim=32)
     x, t = tokens(count=100)
     with Largest() as largest:

@@ -1,4 +1,4 @@
-"""Views that the image processor makes: what they turn with, and what they refuse."""
+"""View transforms and their use in the image processor: rotations, mirroring, refused images."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def noise(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 255
 
 
-def test_a_quarter_turn_of_the_panorama_is_one_of_its_bird_s_eye_view():
+def test_bev_of_rolled_panorama_is_rotated():
     panorama = noise(2, 3, 42, 168)
     bev = parse_view("bev:70:0.45:2:70", "ground")
     assert bev.is_map
@@ -26,7 +26,7 @@ def test_a_quarter_turn_of_the_panorama_is_one_of_its_bird_s_eye_view():
     torch.testing.assert_close(bev(panorama.flip(-1)), bev(panorama).flip(-1), atol=2e-2, rtol=0)
 
 
-def test_a_turned_or_mirrored_tile_is_a_rolled_or_mirrored_polar_tile():
+def test_polar_tile_of_rotated_or_mirrored_tile_is_rolled_or_mirrored():
     tile = noise(2, 3, 71, 71)
     polar = parse_view("polar:24x96:exact", "aerial")
     assert not polar.is_map
@@ -36,7 +36,7 @@ def test_a_turned_or_mirrored_tile_is_a_rolled_or_mirrored_polar_tile():
     torch.testing.assert_close(polar(tile.flip(-1)), polar(tile).flip(-1), atol=2e-2, rtol=0)
 
 
-def test_the_processor_changes_the_view_before_it_resizes(tiny_model, tmp_path):
+def test_processor_applies_view_transform_before_resizing(tiny_model, tmp_path):
     plain = GenGeoImageProcessor(view_sizes=SIZES)
     views = {"ground": "bev:40:0.5:2:70", "aerial": "polar:28x112"}
     processor = GenGeoImageProcessor(view_sizes=SIZES, view_transforms=views)
@@ -63,12 +63,12 @@ def test_the_processor_changes_the_view_before_it_resizes(tiny_model, tmp_path):
         ("bev:70:0.45:2:70", "ground", "needs a whole panorama, at least twice as wide as high; found 48 x 64 pixels"),
         ("downward:28x28:170:70", "ground", "needs a whole panorama"),
         ("bev:70", "ground", "needs a whole panorama"),
-        ("polar:28x112", "aerial", "only square tiles can be unrolled, found 48 x 64 pixels"),
+        ("polar:28x112", "aerial", "the polar transform needs square tiles, found 48 x 64 pixels"),
         ("polar:28x112", "ground", "is not a view of ground images: write it as bev:512:0.06:1.5:70 or downward:"),
         ("fisheye", "aerial", "'fisheye' is not a view of aerial images: write it as polar:112x616"),
     ],
 )
-def test_images_without_such_a_view_are_refused_in_one_line(text, view, message):
+def test_processor_image_without_view_is_refused_in_one_line(text, view, message):
     processor = GenGeoImageProcessor(view_sizes=SIZES, view_transforms={view: text})
     with pytest.raises(ValueError, match=message) as caught:
         processor([Image.new("RGB", (64, 48))], view=view)

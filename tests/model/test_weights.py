@@ -1,4 +1,4 @@
-"""Checkpoints that do not fill the model, and settings that nothing knows, are refused by name."""
+"""Incomplete checkpoints and unknown settings are refused by name."""
 
 import json
 
@@ -43,33 +43,33 @@ DINOV3 = {
 }
 
 
-def check_same(model, backbone):
+def assert_same_weights(model, backbone):
     expected = backbone.state_dict()
     found = model.backbone.state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.filterwarnings("ignore:weights of the backbone alone")
+@pytest.mark.filterwarnings("ignore:a checkpoint of the backbone alone")
 @pytest.mark.parametrize("kind", CLASSIFIERS)
-def test_backbone_of_a_classifier_or_alone_is_taken_whole(kind, tmp_path):
+def test_from_pretrained_classifier_or_backbone_fills_backbone(kind, tmp_path):
     classifier = CLASSIFIERS[kind]()
     classifier.save_pretrained(tmp_path / "classifier")
-    check_same(GenGeoModel.from_pretrained(tmp_path / "classifier", num_clusters=4), classifier.base_model)
+    assert_same_weights(GenGeoModel.from_pretrained(tmp_path / "classifier", num_clusters=4), classifier.base_model)
     classifier.base_model.save_pretrained(tmp_path / "bare")
-    check_same(GenGeoModel.from_pretrained(tmp_path / "bare", num_clusters=4), classifier.base_model)
+    assert_same_weights(GenGeoModel.from_pretrained(tmp_path / "bare", num_clusters=4), classifier.base_model)
 
 
-def test_backbone_of_dinov3_is_taken_whole(tmp_path):
+def test_from_pretrained_dinov3_fills_backbone(tmp_path):
     backbone = AutoModel.from_config(AutoConfig.for_model("dinov3_vit", **DINOV3))
     backbone.save_pretrained(tmp_path)
-    check_same(GenGeoModel.from_pretrained(tmp_path, num_clusters=4), backbone)
+    assert_same_weights(GenGeoModel.from_pretrained(tmp_path, num_clusters=4), backbone)
 
 
 CONVNEXT = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4}
 
 
-@pytest.mark.filterwarnings("ignore:weights of the backbone alone")
+@pytest.mark.filterwarnings("ignore:a checkpoint of the backbone alone")
 @pytest.mark.parametrize(
     "backbone",
     [
@@ -78,14 +78,14 @@ CONVNEXT = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4}
         lambda: DINOv3ViTBackbone(AutoConfig.for_model("dinov3_vit", **DINOV3)),
     ],
 )
-def test_backbone_class_of_a_vision_transformer_is_taken_whole(backbone, tmp_path):
+def test_from_pretrained_backbone_class_fills_backbone(backbone, tmp_path):
     backbone = backbone()
     backbone.save_pretrained(tmp_path)
-    check_same(GenGeoModel.from_pretrained(tmp_path, num_clusters=4), backbone)
+    assert_same_weights(GenGeoModel.from_pretrained(tmp_path, num_clusters=4), backbone)
 
 
 @pytest.mark.parametrize("stages", [["stage4"], ["stage2", "stage4"]])
-def test_convnext_backbone_gives_the_tokens_of_its_last_feature_map(stages, tmp_path):
+def test_from_pretrained_convnext_backbone_has_tokens_of_last_feature_map(stages, tmp_path):
     backbone = ConvNextBackbone(ConvNextConfig(**CONVNEXT, out_features=stages)).eval()
     for parameter in backbone.parameters():
         torch.nn.init.normal_(parameter)
@@ -96,13 +96,13 @@ def test_convnext_backbone_gives_the_tokens_of_its_last_feature_map(stages, tmp_
     torch.testing.assert_close(tokens, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_convnext_backbone_without_its_last_norm_is_refused_with_advice(tmp_path):
+def test_from_pretrained_convnext_backbone_without_last_norm_is_refused(tmp_path):
     ConvNextBackbone(ConvNextConfig(**CONVNEXT, out_features=["stage2"])).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"lacks backbone\.layernorm\.bias .* with the last stage in out_features$"):
         GenGeoModel.from_pretrained(tmp_path, num_clusters=4)
 
 
-def changed(folder, change):
+def change_weights(folder, change):
     file = folder / "model.safetensors"
     tensors = load_file(file)
     change(tensors)
@@ -112,59 +112,59 @@ def changed(folder, change):
 @pytest.mark.parametrize(
     "name", ["heads.shared.projection.weight", "backbone.encoder.layer.0.norm1.weight", "logit_scale"]
 )
-def test_missing_weight_is_refused_by_name(tiny_checkpoint, name):
-    changed(tiny_checkpoint, lambda tensors: tensors.pop(name))
+def test_from_pretrained_missing_weight_is_refused_by_name(tiny_checkpoint, name):
+    change_weights(tiny_checkpoint, lambda tensors: tensors.pop(name))
     with pytest.raises(ValueError, match=rf"lacks {name}"):
         GenGeoModel.from_pretrained(tiny_checkpoint)
     GenGeoModel.from_pretrained(tiny_checkpoint, allow_missing=True)
 
 
-def test_missing_head_of_a_gengeo_checkpoint_is_refused(tiny_checkpoint):
+def test_from_pretrained_missing_head_is_refused(tiny_checkpoint):
     def drop(tensors):
         for name in [name for name in tensors if name.startswith("heads.")]:
             tensors.pop(name)
 
-    changed(tiny_checkpoint, drop)
+    change_weights(tiny_checkpoint, drop)
     with pytest.raises(ValueError, match=r"lacks heads\.shared"):
         GenGeoModel.from_pretrained(tiny_checkpoint)
 
 
-def test_unknown_weight_and_nan_are_refused_by_name(tiny_checkpoint):
-    changed(tiny_checkpoint, lambda tensors: tensors.update({"heads.other.weight": torch.ones(2)}))
+def test_from_pretrained_unknown_weight_and_nan_are_refused_by_name(tiny_checkpoint):
+    change_weights(tiny_checkpoint, lambda tensors: tensors.update({"heads.other.weight": torch.ones(2)}))
     with pytest.raises(ValueError, match=r"unknown weight heads\.other\.weight"):
         GenGeoModel.from_pretrained(tiny_checkpoint)
-    changed(tiny_checkpoint, lambda tensors: tensors.pop("heads.other.weight"))
-    changed(tiny_checkpoint, lambda tensors: tensors["heads.shared.projection.bias"].fill_(float("nan")))
-    with pytest.raises(ValueError, match=r"heads\.shared\.projection\.bias holds values that are not finite"):
+    change_weights(tiny_checkpoint, lambda tensors: tensors.pop("heads.other.weight"))
+    change_weights(tiny_checkpoint, lambda tensors: tensors["heads.shared.projection.bias"].fill_(float("nan")))
+    with pytest.raises(ValueError, match=r"heads\.shared\.projection\.bias contains values that are not finite"):
         GenGeoModel.from_pretrained(tiny_checkpoint)
 
 
-def test_weight_of_another_shape_is_refused_by_name(tiny_checkpoint):
-    with pytest.raises(ValueError, match=r"has heads\.shared\.aggregator\S+ of shape \(4,\), .* ask for \(5,\)"):
+def test_from_pretrained_weight_of_another_shape_is_refused_by_name(tiny_checkpoint):
+    with pytest.raises(ValueError, match=r"has heads\.shared\.aggregator\S+ of shape \(4,\), .* expect \(5,\)"):
         GenGeoModel.from_pretrained(tiny_checkpoint, num_clusters=5)
     GenGeoModel.from_pretrained(tiny_checkpoint, num_clusters=5, ignore_mismatched_sizes=True)
-    changed(tiny_checkpoint, lambda tensors: tensors.update({"logit_scale": torch.ones(3)}))
-    with pytest.raises(ValueError, match=r"has logit_scale of shape \(3,\), .* ask for \(\)"):
+    change_weights(tiny_checkpoint, lambda tensors: tensors.update({"logit_scale": torch.ones(3)}))
+    with pytest.raises(ValueError, match=r"has logit_scale of shape \(3,\), .* expect \(\)"):
         GenGeoModel.from_pretrained(tiny_checkpoint)
 
 
-def test_directory_without_config_is_refused(tiny_checkpoint):
+def test_from_pretrained_directory_without_config_is_refused(tiny_checkpoint):
     (tiny_checkpoint / "config.json").unlink()
     with pytest.raises(ValueError, match=r"has no config\.json"):
         GenGeoModel.from_pretrained(tiny_checkpoint)
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         ({"descriptor_dim": "24"}, r"'descriptor_dim': TypeError: .*expected int|with value '24'"),
         ({"num_clusters": 5}, r"^the checkpoint \S+ has heads\.\S+ of shape"),
     ],
 )
-def test_encoder_says_what_is_wrong_with_a_config(tiny_checkpoint, change, words):
+def test_encoder_invalid_config_is_refused_by_field(tiny_checkpoint, change, message):
     file = tiny_checkpoint / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(GenGeoError, match=words):
+    with pytest.raises(GenGeoError, match=message):
         Encoder.from_pretrained(tiny_checkpoint)
 
 
@@ -177,19 +177,19 @@ def test_misspelt_arguments_of_encoder_and_processor_are_refused(tiny_checkpoint
             GenGeoImageProcessor(**{wrong: "aerial"})
 
 
-def test_explicit_state_dict_is_exempt(tiny_checkpoint, tiny_model):
+def test_from_pretrained_explicit_state_dict_is_not_checked(tiny_checkpoint, tiny_model):
     tensors = tiny_model.state_dict()
     tensors.pop("heads.shared.projection.bias")
     GenGeoModel.from_pretrained(None, config=tiny_model.config, state_dict=tensors)
 
 
-def test_another_config_than_the_weights_is_refused(tiny_checkpoint):
+def test_from_pretrained_config_of_other_weights_is_refused(tiny_checkpoint):
     with pytest.raises(ValueError, match=r"lacks heads\.aerial"):
         GenGeoModel.from_pretrained(tiny_checkpoint, share_aggregator=False)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "words"),
+    ("wrong", "message"),
     [
         ({"num_cluster": 9}, "no setting 'num_cluster'; did you mean 'num_clusters'"),
         ({"agregator": "gem"}, "did you mean 'aggregator'"),
@@ -203,17 +203,17 @@ def test_another_config_than_the_weights_is_refused(tiny_checkpoint):
         ({"backbone_config": {"model_type": "resnet"}}, "model_type 'resnet'"),
     ],
 )
-def test_wrong_setting_is_refused_at_construction(wrong, words):
-    with pytest.raises(ValueError, match=words):
+def test_config_invalid_setting_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
         GenGeoConfig(**{**TINY, **wrong})
 
 
-def test_foreign_setting_of_a_file_is_warned_about():
+def test_config_unknown_setting_is_warned_about():
     with pytest.warns(UserWarning, match="does not know zebra"):
         GenGeoConfig(**TINY, zebra=1)
 
 
-def test_misspelt_argument_is_refused(tiny_model, tiny_processor):
+def test_forward_misspelt_argument_is_refused(tiny_model, tiny_processor):
     pixels = torch.randn(1, 3, 28, 56)
     with pytest.raises(TypeError, match="no argument 'veiw'; did you mean 'view'"):
         tiny_model(pixels, veiw="aerial")
@@ -222,7 +222,7 @@ def test_misspelt_argument_is_refused(tiny_model, tiny_processor):
             tiny_processor(torch.zeros(3, 28, 28, dtype=torch.uint8), view_sizes={"ground": size})
 
 
-def test_set_trainable_leaves_quantised_weights_alone(tiny_model):
+def test_set_trainable_does_not_change_quantised_weights(tiny_model):
     from gengeo_hf.model.backbones import set_trainable
 
     layer = tiny_model.backbone.encoder.layer[1].mlp.fc1
@@ -241,6 +241,6 @@ def test_trainer_reports_the_evaluation_loss(tiny_model, tmp_path):
     assert found["eval_loss"] > 0
 
 
-def test_backbone_saved_alone_says_that_its_interpolation_is_lost(tiny_model, tmp_path):
+def test_save_backbone_alone_warns_about_lost_interpolation(tiny_model, tmp_path):
     with pytest.warns(UserWarning, match="position_interpolation='hub'"):
         tiny_model.backbone.save_pretrained(tmp_path)

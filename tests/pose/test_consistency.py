@@ -1,4 +1,4 @@
-"""What must happen to a pose when its photo or its tile is turned, and when they do not belong together."""
+"""Poses of turned photos and tiles, and of photos in wrong tiles."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def pairs(encoder):
-    """Unseen pairs whose photos stand off the centre: pixels, and true offsets in metres."""
+    """Unseen pairs with photos off the centre: pixels, and true offsets in metres."""
     found = PosePairs.of(toy_pairs(PHOTOS, seed=9, shift_m=15), encoder.processor)
     _, photos, tiles = found.pixels(np.arange(PHOTOS))
     return photos, tiles, found.offset_m
@@ -71,7 +71,7 @@ def test_photo_and_tile_turned_together_turn_the_position(encoder, known, pairs)
     assert error(turned, expected) < 1.5 * error(straight, offset) + 0.5
 
 
-def test_position_is_at_chance_where_photo_and_tile_do_not_belong_together(encoder, known, pairs):
+def test_position_in_a_wrong_tile_is_random(encoder, known, pairs):
     photos, tiles, offset = pairs
     right = error(poses(encoder, known, photos, tiles), offset)
     shuffled = error(poses(encoder, known, photos, tiles, shuffled=True), offset)
@@ -96,7 +96,7 @@ def test_rolled_panorama_moves_the_heading_and_turned_tile_moves_it_back(encoder
 
 
 @pytest.mark.slow
-def test_heading_in_a_wrong_tile_is_at_chance(encoder, unknown, pairs):
+def test_heading_in_a_wrong_tile_is_random(encoder, unknown, pairs):
     photos, tiles, _ = pairs
     wrong = poses(encoder, unknown, photos, tiles.roll(1, 0))
     assert 60 < np.median(np.abs(turn_between(0, wrong.heading))) < 120  # 90 by chance

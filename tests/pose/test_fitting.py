@@ -1,4 +1,4 @@
-"""Fitting: a head learns where photos stand, the encoder stays as it is, and a stopped fit goes on."""
+"""Fits of pose heads: accuracy, unchanged encoder, resuming."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ def encoder():
 
 @pytest.fixture(scope="module")
 def fitted(encoder, tmp_path_factory):
-    """A known-heading head of the module's encoder, its folder, and the encoder's state before the fit."""
+    """A known-heading head of the module's encoder, its directory, and the encoder's state before the fit."""
     folder = tmp_path_factory.mktemp("pose") / "known"
     before = {name: value.clone() for name, value in encoder.model.state_dict().items()}
     fingerprint = encoder.fingerprint
@@ -46,13 +46,13 @@ def test_fitted_head_beats_the_centre_on_unseen_pairs(encoder, fitted):
     assert "median" in format_pose(result)
 
 
-def test_fit_leaves_the_encoder_bit_for_bit(encoder, fitted):
+def test_fit_head_does_not_change_the_encoder(encoder, fitted):
     _, _, before, fingerprint = fitted
     assert encoder.fingerprint == fingerprint
     assert all(torch.equal(value, before[name]) for name, value in encoder.model.state_dict().items())
 
 
-def test_head_folder_holds_safetensors_and_json_and_loads_the_same(fitted):
+def test_fit_head_writes_safetensors_and_json_that_load_unchanged(fitted):
     head, folder, _, _ = fitted
     files = {path.name for path in folder.iterdir()}
     assert files == {"config.json", "model.safetensors", "gengeo_output.json"}
@@ -69,8 +69,8 @@ def test_radius_factors_grow_with_coverage(fitted):
     assert factors["0.5"] < factors["0.68"] < factors["0.9"]
 
 
-def test_same_seed_gives_the_same_head_and_a_stopped_fit_goes_on(encoder, fitted, tmp_path, monkeypatch):
-    """A fit that is stopped half-way and started again ends at the very weights of one that was not."""
+def test_fit_head_with_the_same_seed_is_equal_also_after_an_interruption(encoder, fitted, tmp_path, monkeypatch):
+    """An interrupted and resumed fit gives the same weights as an uninterrupted one."""
     import gengeo_hf.pose.fitting as fitting
 
     steps, loss = [], fitting.pose_loss
@@ -93,13 +93,13 @@ def test_same_seed_gives_the_same_head_and_a_stopped_fit_goes_on(encoder, fitted
     assert not (tmp_path / "known.partial").exists()
 
 
-def test_head_of_another_encoder_is_refused(fitted, tiny_model, tiny_processor):
+def test_head_of_another_encoder_raises_an_error(fitted, tiny_model, tiny_processor):
     other = Encoder(tiny_model, tiny_processor)
     with pytest.raises(GenGeoError, match="fitted on another encoder"):
         evaluate_pose(other, toy_pairs(4), head=fitted[0])
 
 
-def test_tiles_of_another_size_are_refused(encoder, fitted):
+def test_tiles_of_another_size_raise_an_error(encoder, fitted):
     with pytest.raises(GenGeoError, match=r"a tile of 300 x 300 m is outside .* tiles of 42 to 90 m"):
         evaluate_pose(encoder, toy_pairs(4, side_m=300), head=fitted[0])
 
@@ -108,12 +108,12 @@ def test_tiles_of_another_size_are_refused(encoder, fitted):
     "changes, message",
     [({"fov": None}, "field of view"), ({"lat": None}, "position"), ({"fov": 80.0, "heading": None}, "heading")],
 )
-def test_pairs_that_lack_facts_are_refused(encoder, changes, message):
+def test_pairs_that_lack_facts_raise_an_error(encoder, changes, message):
     with pytest.raises(GenGeoError, match=message):
         evaluate_pose(encoder, toy_pairs(4, **changes))
 
 
-def test_convolutional_backbone_is_refused(tiny_processor, tmp_path):
+def test_convolutional_backbone_raises_an_error(tiny_processor, tmp_path):
     from gengeo_hf.model import GenGeoConfig, GenGeoModel
 
     backbone = {"model_type": "convnext", "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}
@@ -122,7 +122,7 @@ def test_convolutional_backbone_is_refused(tiny_processor, tmp_path):
         fit_head(Encoder(model, tiny_processor), toy_pairs(4), tmp_path / "known")
 
 
-def test_unknown_prior_is_refused():
+def test_unknown_prior_raises_an_error():
     with pytest.raises(GenGeoError, match="--heading-prior must be one of known, 45, 180"):
         FitSettings(heading_prior="90")
 

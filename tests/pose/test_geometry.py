@@ -1,4 +1,4 @@
-"""The parameter-free geometry: an oracle finds the exact place and heading, and two ways to score agree."""
+"""Geometry without parameters: an oracle finds the exact position and heading; methods of scoring agree."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def layout(side=65.0, grid=(5, 5), coverage=0.55, step=3.0):
 
 
 def oracle_scores(shape, position, heading, columns, fov=360.0):
-    """Keys name patches, queries tell exactly what is seen from a position: the score is their agreement."""
+    """Keys identify patches, queries are the exact visibility at a position: the score is their product."""
     azimuths = column_azimuths(columns, fov)
     headings = tuple(np.arange(0.0, 360.0, 10.0))
     seen = visibility(shape)
@@ -64,7 +64,7 @@ def test_patch_points_start_in_the_north_west():
     assert points[24].mean(0).tolist() == pytest.approx([26, -26])
 
 
-def test_visibility_names_direction_and_distance_of_a_patch():
+def test_visibility_holds_direction_and_distance_of_a_patch():
     shape = layout(grid=(13, 13))
     seen = visibility(shape)
     centre = 84
@@ -102,7 +102,7 @@ def test_product_and_correlation_give_the_same_scores(fov, columns, headings):
     assert torch.allclose(product, other, atol=1e-3)
 
 
-def test_score_is_the_written_sum():
+def test_scores_equal_the_sum_in_the_documentation():
     """The formula of `head`, summed in plain loops over a few elements."""
     rng = torch.Generator().manual_seed(1)
     shape = layout(step=9.0, grid=(3, 3))

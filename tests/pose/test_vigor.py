@@ -15,7 +15,7 @@ EARTH_M = 2 * np.pi * 6_378_137.0  # circumference of Web Mercator's sphere
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """One city; every label says that the tile's centre lies 1 pixel north and 2 pixels west of the camera."""
+    """One city, in whose labels the tile's centre is 1 pixel north and 2 pixels west of the camera."""
     return make_vigor(tmp_path_factory.mktemp("vigor"), cities=("Seattle",), labels="corrected")
 
 
@@ -74,14 +74,14 @@ def test_result_is_comparable_only_with_the_same_data_and_training():
     assert "this model" in format_published(shown) and format_published(shown).endswith(" comparable")
 
 
-def test_command_prints_published_rows_and_says_why_they_do_not_compare(gengeo, tiny_checkpoint, folder):
+def test_command_prints_published_rows_and_why_they_are_not_comparable(gengeo, tiny_checkpoint, folder):
     data = f"vigor-same {folder} cities=Seattle"
-    words = ("evaluate", "--model", tiny_checkpoint, "--pose", "--protocol", "vigor-pose")
-    code, out, err = gengeo(*words, "--data", data, "--json")
+    arguments = ("evaluate", "--model", tiny_checkpoint, "--pose", "--protocol", "vigor-pose")
+    code, out, err = gengeo(*arguments, "--data", data, "--json")
     assert code == 0, err
     found = json.loads(out)
     assert found["median_m"] >= 0 and found["mean_m"] >= 0 and found["method"] == "search"
     assert {row["method"] for row in found["published"]} == {"FG2", "HC-Net", "CCVPE", "GeoFlow"}
     assert len(found["not_comparable"]) == 2 and "52,605" in found["not_comparable"][0]
-    code, _, err = gengeo(*words)
+    code, _, err = gengeo(*arguments)
     assert code == 1 and 'give --data "vigor-same ROOT"' in err.strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Pairs of smooth random colours: a tile shows a field of colours from above, its panorama the same field around."""
+"""Pairs of smooth random colours: a tile and a panorama of the same colour field."""
 
 import io
 
@@ -15,7 +15,7 @@ GROUND, AERIAL = (28, 112), (56, 56)
 
 
 def field(rng, side_m=SIDE_M):
-    """Colours on a square of two sides' width, one value every `GRAIN_M` metres."""
+    """Colours on a square of twice the tile's side, one value every `GRAIN_M` metres."""
     count = int(2 * side_m / GRAIN_M) + 2
     return 127 + 60 * rng.normal(size=(3, count, count))
 

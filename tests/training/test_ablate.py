@@ -1,4 +1,4 @@
-"""Tables of ablations: what is trained, what is not trained twice, and what the table says."""
+"""Ablations: trained rows, reused runs, and content of the tables."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ tables:
 
 @pytest.fixture
 def ablation(tmp_path, monkeypatch):
-    """Run the command with training and testing replaced: a run's recall follows from its keys."""
+    """Run the command with replaced training and testing: the recall of a run depends on its settings."""
     plan, runs = tmp_path / "plan.yaml", []
     plan.write_text(PLAN)
     (tmp_path / "base.yaml").write_text("data: {name: world-urban}\noptimisation: {epochs: 30}")
@@ -60,14 +60,14 @@ def ablation(tmp_path, monkeypatch):
     return run
 
 
-def test_all_rows_are_trained_once_and_the_table_is_their_mean(ablation, tmp_path):
+def test_ablate_trains_rows_once_and_table_has_means(ablation, tmp_path):
     runs = ablation("all", "--seeds", "2", "optimisation.learning_rate=1e-3", "data.train={num_pairs: 9}")
     assert len(runs) == 6, "two of the three rows with two seeds are the same in both tables"
     assert all(keys[0] == "optimisation.epochs=2" and "optimisation.learning_rate=1e-3" in keys for keys in runs)
     assert ["seed=0" in keys for keys in runs] == [True] * 3 + [False] * 3
     assert f"model.init={tmp_path / 'out' / 'other'}" in runs[2]
     text = (tmp_path / "out" / "one.md").read_text()
-    assert "--seeds 2 optimisation.learning_rate=1e-3 'data.train={num_pairs: 9}'`" in text  # to be copied to a shell
+    assert "--seeds 2 optimisation.learning_rate=1e-3 'data.train={num_pairs: 9}'`" in text  # valid in a shell
     assert "| full | 50.5 ± 0.7 |  | 98.00 |  | 50.5 ± 0.7 |  | 71.00 |  |  | 2 |" in text
     assert (
         "| smaller | 20.5 ± 0.7 | -30.0 ± 0.0 | 97.00 | agrees | 20.5 ± 0.7 | -30.0 ± 0.0 | 67.00 | agrees |  | 2 |"
@@ -79,30 +79,32 @@ def test_all_rows_are_trained_once_and_the_table_is_their_mean(ablation, tmp_pat
     assert (tmp_path / "out" / "one.png").read_bytes()[1:4] == b"PNG"
 
 
-def test_a_finished_run_is_not_repeated_and_a_new_seed_is_added(ablation, tmp_path):
+def test_ablate_finished_run_is_not_repeated_and_seed_is_added(ablation, tmp_path):
     assert len(ablation("one", "--seeds", "1")) == 2
-    assert "±" in (tmp_path / "out" / "one.md").read_text().splitlines()[0]  # only in the heading
+    assert "±" in (tmp_path / "out" / "one.md").read_text().splitlines()[0]
     assert ablation("one", "--seeds", "1") == []
     assert [keys[-1] for keys in ablation("one", "--seeds", "2")] == ["seed=1"] * 2
 
 
-def test_a_changed_base_file_is_another_run(ablation, tmp_path):
+def test_ablate_changed_base_file_is_another_run(ablation, tmp_path):
     assert len(ablation("one", "--seeds", "1")) == 2
     (tmp_path / "base.yaml").write_text("data: {name: world-urban}\nsampling: {random_share: 0.5}")
     assert len(ablation("one", "--seeds", "1")) == 2
-    assert ablation("one", "--seeds", "1", "--root", "world=elsewhere") == [], "the same run wherever the data lie"
+    assert ablation("one", "--seeds", "1", "--root", "world=elsewhere") == [], (
+        "the directory of the data is not a part of a run"
+    )
 
 
-def test_results_of_another_plan_in_the_same_folder_are_refused(ablation, tmp_path):
+def test_ablate_results_of_another_plan_are_refused(ablation, tmp_path):
     ablation("one", "--seeds", "1")
     table = (tmp_path / "out" / "one.md").read_bytes()
     (tmp_path / "plan.yaml").write_text(PLAN.replace("{near: {}, far: {}}", "{elsewhere: {}}"))
-    with pytest.raises(GenGeoError, match="tested on near, far, and the plan says elsewhere: give another --out"):
+    with pytest.raises(GenGeoError, match="tested on near, far, and the plan tests on elsewhere: give another --out"):
         ablation("one", "--seeds", "1")
     assert (tmp_path / "out" / "one.md").read_bytes() == table
 
 
-def test_a_failed_run_leaves_the_finished_ones_in_the_table(ablation, tmp_path, monkeypatch):
+def test_ablate_failed_run_keeps_finished_ones_in_table(ablation, tmp_path, monkeypatch):
     plain = ablate.train
 
     def fail(plan, config, folder, keys):
@@ -118,20 +120,20 @@ def test_a_failed_run_leaves_the_finished_ones_in_the_table(ablation, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["table10"], "no table 'table10'; it has all, rates, one, two"),
         (["one", "--seeds", "0"], "at least 1"),
         (["one", "epochs"], "expected key=value"),
     ],
 )
-def test_bad_orders_are_one_line(ablation, arguments, words):
-    with pytest.raises(GenGeoError, match=words):
+def test_ablate_invalid_arguments_are_one_line(ablation, arguments, message):
+    with pytest.raises(GenGeoError, match=message):
         ablation(*arguments)
 
 
-def test_missing_and_other_files_are_no_plan(tmp_path):
-    with pytest.raises(GenGeoError, match=r"--data knows cvusa, .*scratch, .*world"):
+def test_read_plan_missing_or_invalid_file_is_refused(tmp_path):
+    with pytest.raises(GenGeoError, match=r"--data accepts cvusa, .*scratch, .*world"):
         ablate.read_plan(tmp_path / "none.yaml")
     (tmp_path / "x.yaml").write_text("a: 1")
     with pytest.raises(GenGeoError, match="needs base, test and tables"):
@@ -155,7 +157,7 @@ def test_shipped_plans_have_settings_for_every_row(path):
             build_config(load_settings(path, [*ablate.keys_of(row, 0, plan, []), "data.root=x", "output=x"]))
 
 
-def test_the_rate_of_a_kind_is_the_best_on_validation_with_a_seed_of_its_own(ablation, tmp_path):
+def test_search_rates_selects_best_on_validation_with_own_seed(ablation, tmp_path):
     runs = ablation("rates")
     assert len(runs) == 4 and all("seed=100" in keys for keys in runs)
     assert ablation("rates") == []
@@ -164,12 +166,12 @@ def test_the_rate_of_a_kind_is_the_best_on_validation_with_a_seed_of_its_own(abl
     runs = ablation("all", "--seeds", "1")
     assert all("optimisation.learning_rate=0.01" in keys for keys in runs)
     text = (tmp_path / "out" / "one.md").read_text()
-    assert "chosen on validation" in text and "| 0.01 | 1 |" in text
+    assert "selected on validation" in text and "| 0.01 | 1 |" in text
     with pytest.raises(GenGeoError, match="a seed of the tables"):
         ablation("rates", "--seeds", "101")
 
 
-def test_rows_of_a_users_file_join_the_tables(ablation, tmp_path):
+def test_ablate_add_file_adds_rows_to_tables(ablation, tmp_path):
     mine = tmp_path / "mine.yaml"
     mine.write_text("tables: {one: [{name: mine, set: [model.config.num_clusters=16]}], new: [{name: alone}]}")
     assert len(ablation("all", "--seeds", "1", "--add", str(mine))) == 4
@@ -180,17 +182,17 @@ def test_rows_of_a_users_file_join_the_tables(ablation, tmp_path):
         ablation("one", "--add", str(mine))
 
 
-def test_an_unknown_stand_in_is_one_line(tmp_path):
+def test_make_stand_in_unknown_name_is_one_line(tmp_path):
     with pytest.raises(GenGeoError, match="no stand-in 'found'; it has none"):
         ablate.make_stand_in(tmp_path, "found", {"stand_ins": {}})
 
 
-def test_the_verdict_is_undecided_where_the_interval_contains_zero():
-    random = statistics.NormalDist(0, 1).samples(6, seed=0)
+def test_give_verdicts_interval_with_zero_is_undecided():
+    shared_noise = statistics.NormalDist(0, 1).samples(6, seed=0)
 
     def row(name, mean, paper):
         noise = statistics.NormalDist(0, 1).samples(6, seed=len(name))
-        values = [mean + shared + own / 5 for shared, own in zip(random, noise, strict=True)]
+        values = [mean + shared + own / 5 for shared, own in zip(shared_noise, noise, strict=True)]
         runs = {seed: {"x": {"recall@1": value / 100}} for seed, value in enumerate(values)}
         return Row(name, runs, paper)
 
@@ -199,7 +201,7 @@ def test_the_verdict_is_undecided_where_the_interval_contains_zero():
         row("worse", 40, [80.0]),
         row("better", 60, [80.0]),
         row("same as", 50, [80.0]),
-        row("our own", 40, None),
+        row("not in the paper", 40, None),
         Row("open"),
     ]
     differences = paired_differences([x.percents("x") for x in rows])
@@ -211,8 +213,8 @@ def test_the_verdict_is_undecided_where_the_interval_contains_zero():
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
-def test_a_table_of_the_world_from_end_to_end(tmp_path):
-    """Two rows of real runs on a few places; the second start finds both."""
+def test_ablate_table_of_world_end_to_end(tmp_path):
+    """Train two rows on a few pairs; a second start reuses both."""
     plan = tmp_path / "plan.yaml"
     plan.write_text(
         f"""
@@ -226,11 +228,11 @@ tables:
     - {{name: frozen, stand_in: small, set: [model.config.trainable_blocks=0]}}
 """
     )
-    order = ["tiny", "--rows", str(plan), "--seeds", "1", "--out", str(tmp_path / "out"), "--root", f"world={tmp_path}"]
-    ablate.main(order)
+    options = ["--rows", str(plan), "--seeds", "1", "--out", str(tmp_path / "out"), "--root", f"world={tmp_path}"]
+    ablate.main(["tiny", *options])
     first = (tmp_path / "out" / "tiny.json").read_bytes()
     result = json.loads(first)
     assert [len(row["runs"]) for row in result["rows"]] == [1, 1]
     assert all(0 <= result["rows"][0]["runs"]["0"][name]["recall@1"] <= 1 for name in ("world-urban", "narrow"))
-    ablate.main(order)
+    ablate.main(["tiny", *options])
     assert (tmp_path / "out" / "tiny.json").read_bytes() == first

@@ -27,7 +27,7 @@ tables:
 
 @pytest.fixture
 def ablation(tmp_path, monkeypatch):
-    """Run the command with training, testing and joining replaced; a run takes CPU seconds by its name."""
+    """Run the command with replaced training, testing and fusing; the CPU seconds of a run depend on its name."""
     plan, runs, clock = tmp_path / "plan.yaml", [], [0.0]
     plan.write_text(PLAN)
     for name, share in (("base", 0.5), ("other", 0.25), ("third", 0.125)):
@@ -63,16 +63,16 @@ def ablation(tmp_path, monkeypatch):
     return run
 
 
-def test_branches_and_stages_are_trained_once_and_equal_time_shortens_what_is_slow(ablation, tmp_path):
+def test_ablate_trains_parts_once_and_equal_time_shortens_slow_rows(ablation, tmp_path):
     runs = ablation("rivals", "--seeds", "1")
     steps = [run[:2] for run in runs]
-    assert steps[:3] == [("base", 8), ("other", 8), ("third", 8)], "the joined row adds none"
+    assert steps[:3] == [("base", 8), ("other", 8), ("third", 8)], "the fused row trains nothing further"
     (init,) = [key for key in runs[2][2] if key.startswith("model.init")]
     assert "other" in init and "optimisation.learning_rate=0.0001" in runs[2][2]
-    # 10 s for the first; 40, 50 and 45 for the others: a quarter, a fifth and 2/9 of 8 epochs, in whole ones.
+    # 10 s for the first; 40, 50 and 45 s for the others: 1/4, 1/5 and 2/9 of 8 epochs, rounded.
     assert sorted(steps[3:]) == [("base", 2), ("other", 2), ("third", 2)]
     equal = (tmp_path / "out" / "rivals_equal_time.md").read_text()
-    assert "second: 2 of 8 epochs" in equal and "as that of the first in rivals" in equal
+    assert "second: 2 of 8 epochs" in equal and "the CPU time of the first row of rivals" in equal
     assert ablation("rivals", "--seeds", "1") == []
     text = (tmp_path / "out" / "rivals.md").read_text()
     assert "| second | 7 |  | 2.0 | 1.0 | 51 | 40 |" in text, "metres, CPU ms of a photo and a tile, MB, CPU s"
@@ -80,25 +80,25 @@ def test_branches_and_stages_are_trained_once_and_equal_time_shortens_what_is_sl
     assert "| staged | 7 | 7 | 2.0 | 1.0 | 51 | 45 |" in text
 
 
-def test_a_time_that_is_not_known_is_said():
+def test_equal_time_rows_unknown_time_is_refused():
     rows = [{"name": "first", "set": []}, {"name": "old", "set": []}]
     with pytest.raises(GenGeoError, match="the CPU time of old is not known: remove its run"):
         ablate_cost.equal_time_rows(rows, [10.0, None], 5)
     assert ablate_cost.equal_time_rows(rows, [10.0, 500.0], 5)[1]["set"] == ["optimisation.epochs=1"]
 
 
-def test_what_is_spent_adds_up_over_interruptions(tmp_path):
+def test_count_cpu_time_adds_up_over_interruptions(tmp_path):
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt), ablate_cost.counted(tmp_path):
+        with pytest.raises(KeyboardInterrupt), ablate_cost.count_cpu_time(tmp_path):
             raise KeyboardInterrupt
     first = ablate_cost.spent_in(tmp_path)
     assert not ablate_cost.is_finished(tmp_path)
-    with ablate_cost.counted(tmp_path):
+    with ablate_cost.count_cpu_time(tmp_path):
         sum(range(200_000))
     assert 0 <= first < ablate_cost.spent_in(tmp_path) and ablate_cost.is_finished(tmp_path)
 
 
-def test_the_plan_of_the_world_has_all_rivals():
+def test_plan_of_world_has_all_rivals():
     plan = read_plan(HERE / "ablations" / "world.yaml")
     names = [row["config"] for row in plan["tables"]["rivals"] if row.get("config")]
     assert {"sample4geo_world", "auxgeo_world", "transgeo_world", "transgeo_world_zoom", "geodtr_world"} <= set(names)

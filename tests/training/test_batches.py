@@ -1,4 +1,4 @@
-"""What the sampler is given: when it is mined, which tiles a photo excludes, tiles with several photos."""
+"""Inputs of the sampler: neighbour tables by epoch, rules, semi-positives, tiles with several photos."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.training import batches
 from gengeo_hf.training.settings import Settings
-from tests.training.made_up import made_up_pairs
+from tests.training.random_pairs import random_pairs
 
 
 def sampling(**values):
@@ -21,8 +21,8 @@ def sampling(**values):
 
 
 def several_photos(count=6):
-    """Photos 2n and 2n + 1 show tile n; two more tiles have no photo; tiles and photos differ in their order."""
-    data = made_up_pairs(2 * count)
+    """Return data in which photos 2n and 2n + 1 show tile n, two tiles have no photo, and the orders differ."""
+    data = random_pairs(2 * count)
     ids = data.gallery["tile_id"][:]
     queries = data.queries.map(lambda _, row: {"positive": ids[2 * (row // 2)]}, with_indices=True)
     gallery = data.gallery.select([*range(0, 2 * count, 2), 1, 3][::-1])
@@ -30,8 +30,8 @@ def several_photos(count=6):
 
 
 def epochs_of_mining(monkeypatch, epochs, **values):
-    """Epochs in which descriptors are made, and the tables at the end of each epoch."""
-    data = made_up_pairs(6)
+    """Return the epochs in which descriptors are computed, and the names of the tables after each epoch."""
+    data = random_pairs(6)
     pairs = batches.training_pairs(data)
     monkeypatch.setattr(batches, "encode_training_pairs", lambda *_: "descriptors")
     monkeypatch.setattr(batches, "visual_tables", lambda *_: {"visual": np.zeros((6, 2), np.int32)})
@@ -44,20 +44,20 @@ def epochs_of_mining(monkeypatch, epochs, **values):
     return mined, names
 
 
-def test_mining_begins_after_the_first_phase_and_comes_every_few_epochs(monkeypatch):
+def test_neighbour_tables_are_mined_after_first_phase_every_n_epochs(monkeypatch):
     mined, names = epochs_of_mining(monkeypatch, 9, gps_epochs=2, mining_every=3)
     assert mined == [3, 6, 9]
-    assert names == ["geographic"] * 2 + ["visual"] * 7  # what was mined stays until the next round
+    assert names == ["geographic"] * 2 + ["visual"] * 7  # mined tables are kept until the next round
     mined, names = epochs_of_mining(monkeypatch, 4, gps_epochs=0, mining_every=2)
     assert mined == [1, 3] and names == ["visual"] * 4
 
 
-def test_without_mining_the_first_phase_goes_on(monkeypatch):
+def test_neighbour_tables_without_mining_stay_in_first_phase(monkeypatch):
     assert epochs_of_mining(monkeypatch, 5, gps_epochs=2, mining_every=0) == ([], ["geographic"] * 5)
     assert epochs_of_mining(monkeypatch, 3, gps_epochs=9, mining_every=0, first_phase="random") == ([], [""] * 3)
 
 
-def test_the_map_stays_beside_mined_tables_where_it_has_a_share(monkeypatch):
+def test_neighbour_tables_keep_geographic_table_with_share(monkeypatch):
     _, names = epochs_of_mining(monkeypatch, 4, gps_epochs=2, mining_every=1, geographic_share=0.25)
     assert names == ["geographic"] * 2 + ["geographic+visual"] * 2
     _, names = epochs_of_mining(
@@ -67,7 +67,7 @@ def test_the_map_stays_beside_mined_tables_where_it_has_a_share(monkeypatch):
 
 
 @pytest.mark.parametrize(("kind", "banned"), [("banned", True), ("ignored", False), ("positive", False)])
-def test_rules_follow_the_settings(kind, banned):
+def test_batch_rules_follow_settings(kind, banned):
     rules = batches.batch_rules(
         sampling(semi_positives=kind, batch_size=8, neighbours=3, random_share=0.5, min_negative_distance_m=7.0)
     )
@@ -77,8 +77,8 @@ def test_rules_follow_the_settings(kind, banned):
     assert not published.ban_semi_positives and not published.backfill and published.requeue
 
 
-def test_a_distance_between_negatives_needs_positions():
-    data = made_up_pairs(8)
+def test_batch_rules_min_distance_needs_positions():
+    data = random_pairs(8)
     asked = sampling(batch_size=4, min_negative_distance_m=50.0)
     assert batches.batch_rules(asked, batches.training_pairs(data)).min_negative_distance_m == 50.0
     queries = data.queries.map(lambda _, row: {"lat": None} if row == 3 else {}, with_indices=True)
@@ -88,33 +88,33 @@ def test_a_distance_between_negatives_needs_positions():
         batches.batch_rules(asked, lost)
 
 
-def test_pairs_know_their_tiles_semi_positives_and_positions():
-    data = made_up_pairs(5)
+def test_training_pairs_have_tiles_semi_positives_and_positions():
+    data = random_pairs(5)
     ids = data.gallery["tile_id"][:]
     semi = [[ids[3], ids[1]], [], [ids[4]], [], []]
     queries = data.queries.map(lambda _, row: {"semi_positives": semi[row]}, with_indices=True)
     pairs = batches.training_pairs(dataclasses.replace(data, queries=queries))
     assert pairs.covered == [(0, 3, 1), (1,), (2, 4), (3,), (4,)]
     np.testing.assert_allclose(pairs.lat_lon, [[10 + n * 1e-3, 20.0] for n in range(5)])
-    mask = batches.covering(pairs, np.array([0, 1, 4]))
+    mask = batches.coverage_mask(pairs, np.array([0, 1, 4]))
     assert mask.tolist() == [[True, True, False], [False, True, False], [False, False, True]]
 
 
-def test_too_few_tiles_count_tiles_and_not_photos():
+def test_batch_rules_count_tiles_not_photos():
     pairs = batches.training_pairs(several_photos(6))
     assert batches.batch_rules(sampling(batch_size=6), pairs).batch_size == 6
     with pytest.raises(GenGeoError, match="12 training pairs of 6 tiles cannot fill a batch of 7"):
         batches.batch_rules(sampling(batch_size=7), pairs)
 
 
-def test_tiles_with_several_photos_are_encoded_once_and_found_by_each(tiny_model, tiny_processor):
+def test_visual_tables_encode_tiles_with_several_photos_once(tiny_model, tiny_processor):
     data = several_photos()
     pairs = batches.training_pairs(data)
     encoder = Encoder(tiny_model, tiny_processor, device="cpu")
     settings = sampling(pool=3, mining_direction="both")
     mined = batches.encode_training_pairs(settings, data, pairs, Accelerator(cpu=True), encoder)
     ground, aerial, own = mined
-    assert ground.shape == (12, 24) and aerial.shape == (6, 24)  # of eight tiles two have no photo
+    assert ground.shape == (12, 24) and aerial.shape == (6, 24)  # two of eight tiles have no photo
     images = [data.gallery[int(row)]["aerial"] for row in pairs.tile_of_query]
     np.testing.assert_allclose(aerial[own], encoder.encode(images, "aerial"), atol=1e-5)
     tables = batches.visual_tables(settings, pairs, mined, Accelerator(cpu=True))
@@ -131,7 +131,7 @@ def test_tiles_with_several_photos_are_encoded_once_and_found_by_each(tiny_model
     assert list(batches.visual_tables(settings, pairs, mined, Accelerator(cpu=True))) == ["visual"]
 
 
-def test_mined_tiles_are_not_more_alike_than_allowed(tiny_model, tiny_processor):
+def test_visual_tables_keep_max_similarity(tiny_model, tiny_processor):
     data = several_photos()
     pairs = batches.training_pairs(data)
     encoder = Encoder(tiny_model, tiny_processor, device="cpu")

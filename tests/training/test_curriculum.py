@@ -1,4 +1,4 @@
-"""A training in stages: order, starts, and what is refused."""
+"""Training in stages: order of the stages, initial weights, invalid curricula."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from gengeo_hf.training.settings import load_settings
 
 @pytest.fixture
 def commands(monkeypatch):
-    """The commands that are run, and the exit code that they give."""
+    """Replace training; gives the list of commands, and the exit code in a list."""
     seen, code = [], [0]
     monkeypatch.setattr(curriculum, "run_training", lambda command, env: seen.append(command) or code[0])
     return seen, code
@@ -20,7 +20,7 @@ def init_of(command):
     return next((word.partition("=")[2] for word in command if word.startswith("model.init=")), None)
 
 
-def test_each_stage_starts_from_the_weights_of_the_one_before(commands, tmp_path):
+def test_curriculum_stage_is_initialised_from_previous_stage(commands, tmp_path):
     seen, _ = commands
     curriculum.main(["world_anywhere", "--out", str(tmp_path), "seed=3"])
     first, second, third = seen
@@ -30,22 +30,22 @@ def test_each_stage_starts_from_the_weights_of_the_one_before(commands, tmp_path
     assert f"output={tmp_path}" in third and all("seed=3" in command for command in seen)
 
 
-def test_a_trained_model_takes_the_place_of_the_first_stage(commands, tmp_path):
+def test_curriculum_start_replaces_first_stage(commands, tmp_path):
     seen, _ = commands
     curriculum.main(["world_anywhere", "--out", str(tmp_path), "--start", "mine"])
     assert len(seen) == 2 and init_of(seen[0]) == "mine"
 
 
-def test_a_stage_that_stops_ends_the_training(commands, tmp_path):
+def test_curriculum_failed_stage_ends_training(commands, tmp_path):
     seen, code = commands
     code[0] = 1
-    with pytest.raises(GenGeoError, match="goes on from the last checkpoint"):
+    with pytest.raises(GenGeoError, match="continues from the last checkpoint"):
         curriculum.main(["world_anywhere", "--out", str(tmp_path)])
     assert len(seen) == 1
 
 
 @pytest.mark.parametrize("path", sorted(curriculum.CURRICULA.glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_curricula_name_configurations_and_keys_that_exist(path):
+def test_shipped_curricula_are_valid(path):
     for stage in curriculum.read_stages(str(path)).values():
         settings = load_settings(stage["config"], [*stage.get("set", []), "output=unused"])
         processor = build_processor(settings)
@@ -53,7 +53,7 @@ def test_shipped_curricula_name_configurations_and_keys_that_exist(path):
         check_smallest_images(augment, build_model(settings), processor)
 
 
-def test_what_is_no_curriculum_is_refused(tmp_path):
+def test_read_stages_invalid_curriculum_is_refused(tmp_path):
     (tmp_path / "x.yaml").write_text("stages: {one: {set: [a=1]}}")
     for given in (str(tmp_path / "x.yaml"), "unknown"):
         with pytest.raises(GenGeoError, match="curriculum"):

@@ -1,4 +1,4 @@
-"""`make demo` as a user runs it, small: everything is there, and a second run redoes nothing that is finished."""
+"""A small run of `make demo`: all results are written, and a second run reuses them."""
 
 import json
 import subprocess
@@ -19,12 +19,12 @@ SMALL = (
 )
 
 
-def run(folder, *words):
-    command = [sys.executable, str(DEMO), "--out", str(folder), "--places", "12", "--photos", "2", *words]
+def run(folder, *options):
+    command = [sys.executable, str(DEMO), "--out", str(folder), "--places", "12", "--photos", "2", *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_a_kill_while_the_model_is_copied_leaves_no_half_of_it(tmp_path, monkeypatch):
+def test_demo_train_interrupted_copy_leaves_no_partial_model(tmp_path, monkeypatch):
     import demo
 
     folder, best = demo.Folder(tmp_path), tmp_path / "run" / "model"
@@ -47,18 +47,23 @@ def test_a_kill_while_the_model_is_copied_leaves_no_half_of_it(tmp_path, monkeyp
 
 
 @pytest.mark.slow
-def test_the_demo_from_nothing_and_again(tmp_path):
+def test_demo_runs_and_second_run_reuses_results(tmp_path):
     folder = tmp_path / "demo"
     first = run(folder, *SMALL)
     assert first.returncode == 0, first.stderr[-2000:]
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "synthetic world" in page and "R@1" in page and page.count("data:image") >= 10
-    for told in ("What the head kept", "Which patches match", "Why a tile wins", "What the clusters collect"):
-        assert f"<h2>{told}" in page
+    for title in (
+        "Kept mass of the patches",
+        "Attribution of a match",
+        "A wrong tile compared",
+        "Patches of the clusters",
+    ):
+        assert f"<h2>{title}" in page
     assert "http://" not in page.replace("http://www.w3.org", "") and "<script src=" not in page
     places = json.loads((folder / "places.geojson").read_text(encoding="utf-8"))
     assert places["type"] == "FeatureCollection" and len(places["features"]) >= 2
-    assert " cores, if nothing else" in first.stdout.partition("1/6")[0]  # how long it will take, before it begins
+    assert " cores without other load" in first.stdout.partition("1/6")[0]  # the estimate precedes the first stage
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))["results"]
     assert len(results) == 5  # three domains, random weights, colour histograms
     assert (folder / "gengeo-world-urban" / "model.safetensors").is_file() and "gengeo" in first.stdout
@@ -71,12 +76,12 @@ def test_the_demo_from_nothing_and_again(tmp_path):
     second = run(folder, *SMALL)
     assert second.returncode == 0, second.stderr[-2000:]
     assert before == {name: (folder / name).stat().st_mtime_ns for name in kept[:3]}
-    assert "what it finished is reused" in second.stdout
+    assert "its finished results are reused" in second.stdout
     assert "up to date" in second.stdout and "epoch 1/2" not in second.stderr
 
 
 @pytest.mark.slow
-def test_other_settings_in_the_same_folder_are_one_line(tmp_path):
+def test_demo_other_settings_in_same_folder_are_one_line(tmp_path):
     folder = tmp_path / "demo"
     assert run(folder, *SMALL).returncode == 0
     again = run(folder, *SMALL, "optimisation.learning_rate=0.01")

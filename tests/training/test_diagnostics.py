@@ -1,4 +1,4 @@
-"""Statistics of the head in the log: what is measured on which part of the model."""
+"""Diagnostics of the head in the log."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def model_with(**changes):
 
 @pytest.mark.parametrize("aggregator", ["salad", "netvlad", "mean"])
 @pytest.mark.parametrize("shared", [True, False])
-def test_statistics_of_each_kind_of_head(tiny_processor, aggregator, shared):
+def test_head_statistics_of_each_kind_of_head(tiny_processor, aggregator, shared):
     model = model_with(aggregator=aggregator, share_aggregator=shared).train()
     values = head_statistics(model, batch(), tiny_processor)
     assert model.training
@@ -28,7 +28,7 @@ def test_statistics_of_each_kind_of_head(tiny_processor, aggregator, shared):
     assert ("head/cluster_cosine" in values) == (aggregator != "mean")
 
 
-def test_equal_clusters_are_seen(tiny_processor):
+def test_head_statistics_equal_clusters_are_detected(tiny_processor):
     model = model_with()
     score = model.heads["shared"].aggregator.score[3]
     torch.nn.init.zeros_(score.weight)
@@ -37,7 +37,7 @@ def test_equal_clusters_are_seen(tiny_processor):
     assert values["head/plan_entropy"] == pytest.approx(1, abs=1e-5)
 
 
-def test_the_start_by_fan_in_keeps_clusters_apart_where_the_library_default_does_not(tiny_processor):
+def test_head_statistics_fan_in_initialisation_separates_clusters(tiny_processor):
     default, narrow = (
         head_statistics(model_with(initializer_range=scale), batch(), tiny_processor) for scale in (None, 0.02)
     )

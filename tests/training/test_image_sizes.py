@@ -1,4 +1,4 @@
-"""Synthetic images that a training enlarges are reported, with the options that draw them larger."""
+"""Notes about synthetic images that a training enlarges, with the options for larger images."""
 
 import dataclasses
 import json
@@ -9,13 +9,13 @@ from gengeo_hf.training import loop
 from gengeo_hf.training.image_sizes import enlargement_notes
 from gengeo_hf.training.settings import load_settings
 from tests.conftest import TINY
-from tests.training.made_up import load_made_up
+from tests.training.random_pairs import load_random_pairs
 
 LARGE = ["data.ground_size=[56,224]", "data.aerial_size=[56,84]"]  # the images are 28 x 112 and 56 x 56
 
 
 def world(split, synthetic=True):
-    data = load_made_up("world", split=split)
+    data = load_random_pairs("world", split=split)
     area = {"area": f"urban-{split}-0-0000" if synthetic else "a"}
     return dataclasses.replace(
         data, queries=data.queries.map(lambda row: area), gallery=data.gallery.map(lambda row: area)
@@ -27,12 +27,12 @@ def notes(*overrides, synthetic=True):
     return enlargement_notes(settings, world("train", synthetic), world("validation", synthetic))
 
 
-def test_enlargement_notes_name_the_options_that_draw_larger_images():
+def test_enlargement_notes_name_options_for_larger_images():
     assert notes(*LARGE) == [
-        "ground images of 28 x 112 pixels are enlarged to data.ground_size=[56,224], which adds no detail: to draw "
-        "them larger, add data.train.ground_size=[56,224] data.validation.ground_size=[56,224]",
-        "aerial images of 56 x 56 pixels are enlarged to data.aerial_size=[56,84], which adds no detail: to draw them "
-        "larger, add data.train.aerial_size=[56,84] data.validation.aerial_size=[56,84]",
+        "ground images of 28 x 112 pixels are enlarged to data.ground_size=[56,224], which adds no detail: to "
+        "render larger images, add data.train.ground_size=[56,224] data.validation.ground_size=[56,224]",
+        "aerial images of 56 x 56 pixels are enlarged to data.aerial_size=[56,84], which adds no detail: to render "
+        "larger images, add data.train.aerial_size=[56,84] data.validation.aerial_size=[56,84]",
     ]
     assert "add ground_size=[56,224] to each synthetic data set of data.train" in notes("data.name=mixture", *LARGE)[0]
 
@@ -40,7 +40,7 @@ def test_enlargement_notes_name_the_options_that_draw_larger_images():
 @pytest.mark.parametrize(
     ("overrides", "synthetic"),
     [
-        (["data.ground_size=[28,112]", "data.aerial_size=[28,28]"], True),  # as drawn, and smaller
+        (["data.ground_size=[28,112]", "data.aerial_size=[28,28]"], True),  # the rendered size, and a smaller one
         (LARGE, False),  # photos of a user
         (
             [*LARGE, "data.ground_view=downward:56x224:180:70", "data.aerial_view=polar:56x84"],

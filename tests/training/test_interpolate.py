@@ -1,4 +1,4 @@
-"""Weights between two trainings."""
+"""Interpolation between the weights of two models."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from gengeo_hf.model import GenGeoModel
 
 @pytest.fixture
 def two(tiny_checkpoint, tmp_path):
-    """A checkpoint, and another one of the same architecture with a training record."""
+    """Return a checkpoint, and a second one of the same architecture with a training record."""
     second = tmp_path / "second"
     model = GenGeoModel.from_pretrained(tiny_checkpoint)
     with torch.no_grad():
@@ -25,13 +25,13 @@ def two(tiny_checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_every_weight_is_the_weighted_mean(two, share):
+def test_weights_between_is_weighted_mean(two, share):
     first, second = (GenGeoModel.from_pretrained(path).state_dict() for path in two)
     found = interpolate.weights_between(*two, share)
     assert all(torch.allclose(found[key], (1 - share) * first[key] + share * second[key]) for key in first)
 
 
-def test_the_model_of_a_share_is_saved_without_the_results_of_the_second(two, tmp_path):
+def test_interpolate_save_writes_model_without_results(two, tmp_path):
     out = tmp_path / "between"
     interpolate.main([*map(str, two), "--save", "0.5", str(out)])
     assert Encoder.from_pretrained(out, device="cpu").dim == Encoder.from_pretrained(two[0], device="cpu").dim
@@ -41,7 +41,7 @@ def test_the_model_of_a_share_is_saved_without_the_results_of_the_second(two, tm
         interpolate.main([*map(str, two), "--save", "0.5", str(out)])
 
 
-def test_what_cannot_be_averaged_is_refused(two, tmp_path):
+def test_interpolate_invalid_input_is_refused(two, tmp_path):
     with pytest.raises(GenGeoError, match=r"0\.\.1"):
         interpolate.weights_between(*two, 1.5)
     with pytest.raises(UsageError):

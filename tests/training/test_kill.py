@@ -1,4 +1,4 @@
-"""A run that is killed at any instant, or whose disk is full, ends where the unbroken run ends."""
+"""A run that is killed at any time, or whose disk is full, ends with the same bits as an uninterrupted run."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from gengeo_hf.training import checkpoint
 from gengeo_hf.training import loop as train
 from gengeo_hf.training.settings import load_settings
 from tests.conftest import TINY
-from tests.training.made_up import load_made_up
+from tests.training.random_pairs import load_random_pairs
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KILLS = 20
@@ -28,7 +28,7 @@ def config(tmp_path):
     path.write_text(
         f"""
 output: {tmp_path}/run
-data: {{name: made-up, workers: 0, in_memory: true, ground_size: [28, 112], aerial_size: [56, 56]}}
+data: {{name: random, workers: 0, in_memory: true, ground_size: [28, 112], aerial_size: [56, 56]}}
 model: {{config: {json.dumps({**TINY, "head_dropout": 0.3})}}}
 augment: {{options: {{flip: true, rotate: true}}}}
 sampling: {{batch_size: 16, neighbours: 8, pool: 16, gps_epochs: 3, mining_every: 2, random_share: 0.25}}
@@ -41,7 +41,7 @@ log_every: 1
 
 
 def outcome(folder):
-    """Weights of the newest checkpoint and of the exported model, and every loss."""
+    """Return the weights of the newest checkpoint and of the exported model, and all losses."""
     newest = sorted(folder.glob("checkpoint-*"))[-1]
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return (
@@ -60,8 +60,8 @@ def assert_same_bits(one, other):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
-def test_twenty_kills(config, tmp_path):
-    """Real processes that run the loop and are ended by SIGKILL, wherever they are; the imports are shared by fork."""
+def test_resume_after_twenty_kills_gives_same_bits(config, tmp_path):
+    """Processes that run the loop are ended by SIGKILL at random times; fork shares their imports."""
     program = tmp_path / "program.py"
     program.write_text(
         textwrap.dedent(
@@ -72,8 +72,8 @@ def test_twenty_kills(config, tmp_path):
             torch.set_num_threads(1)
             from gengeo_hf.training import loop as train
             from gengeo_hf.training.settings import load_settings
-            from tests.training.made_up import load_made_up
-            train.load_pairs = load_made_up
+            from tests.training.random_pairs import load_random_pairs
+            train.load_pairs = load_random_pairs
 
             def start(output):
                 pid = os.fork()
@@ -124,9 +124,9 @@ def test_twenty_kills(config, tmp_path):
         assert not list((tmp_path / f"broken-{number}").glob(".*")), "half-written folders were left behind"
 
 
-def test_a_full_disk_costs_a_checkpoint_and_not_the_run(config, tmp_path, monkeypatch, capsys):
-    """The limit on a file's size makes every write fail as a full disk does, in the middle."""
-    monkeypatch.setattr(train, "load_pairs", load_made_up)
+def test_save_on_full_disk_skips_checkpoint_and_run_continues(config, tmp_path, monkeypatch, capsys):
+    """A limit of the file size makes writes fail in the middle, as on a full disk."""
+    monkeypatch.setattr(train, "load_pairs", load_random_pairs)
     train.main(load_settings(config, [f"output={tmp_path}/whole"]))
     save, limits = checkpoint.save, resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -144,12 +144,12 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(config, tmp_path, monkey
     with pytest.raises(KeyboardInterrupt):
         train.main(load_settings(config, [f"output={tmp_path}/full"]))
     said = capsys.readouterr().out
-    assert "checkpoint-00002 could not be written" in said and "would begin after checkpoint-00001" in said
+    assert "checkpoint-00002 could not be written" in said and "would resume from checkpoint-00001" in said
     assert sorted(path.name for path in (tmp_path / "full").glob("*checkpoint-*")) == [
         "checkpoint-00003",
         "checkpoint-00004",
     ]
     monkeypatch.setattr(checkpoint, "save", save)
     train.main(load_settings(config, [f"output={tmp_path}/full"]))
-    assert "going on after epoch 4" in capsys.readouterr().out
+    assert "resuming after epoch 4" in capsys.readouterr().out
     assert_same_bits(outcome(tmp_path / "full"), outcome(tmp_path / "whole"))

@@ -1,4 +1,4 @@
-"""A signal to whoever started a training ends the training and what it started."""
+"""A signal to the parent process of a training ends the training and its child processes."""
 
 import os
 import signal
@@ -44,22 +44,22 @@ def is_running(pid):
     except ProcessLookupError:
         return False
     state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    return state != "Z"  # a zombie has ended, and waits for its parent to look
+    return state != "Z"  # a zombie has ended
 
 
-def test_the_exit_code_comes_back():
+def test_run_training_returns_exit_code():
     assert run_training([sys.executable, "-c", "raise SystemExit(3)"]) == 3
 
 
-@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="looks at processes by /proc")
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_to_the_starter_ends_the_training_and_what_it_started(tmp_path, number):
-    told = tmp_path / "pid"
-    starter = subprocess.Popen([sys.executable, "-c", STARTER, CHILD, str(told)], stderr=subprocess.DEVNULL)
+def test_run_training_signal_ends_all_child_processes(tmp_path, number):
+    pid_file = tmp_path / "pid"
+    starter = subprocess.Popen([sys.executable, "-c", STARTER, CHILD, str(pid_file)], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while (not told.exists() or not told.read_text()) and time.monotonic() < deadline:
+    while (not pid_file.exists() or not pid_file.read_text()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    inner = int(told.read_text())
+    inner = int(pid_file.read_text())
     assert is_running(inner)
     starter.send_signal(number)
     assert starter.wait(60) != 0
@@ -69,8 +69,8 @@ def test_a_signal_to_the_starter_ends_the_training_and_what_it_started(tmp_path,
 
 
 @pytest.mark.parametrize("script", ["train", "ablate", "pretrain"])
-def test_threads_of_a_training_wait_without_spinning(script):
-    """OpenMP reads it as torch is imported; on cores that others use spinning threads made a step 12 times slower."""
+def test_scripts_set_passive_thread_waiting_before_torch(script):
+    """OpenMP reads the variable when torch is imported. On busy cores, spinning threads made a step 12 times slower."""
     root = Path(__file__).parents[2]
     environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     environment["PYTHONPATH"] = str(root)

@@ -1,4 +1,4 @@
-"""Losses, terms and sharpness-aware steps of the loop, each against a slow formula or a plain run."""
+"""Losses, terms and sharpness-aware steps, compared with slow formulas and plain runs."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ from gengeo_hf.training.objective import Objective, build_objective, model_weigh
 from gengeo_hf.training.settings import Settings, load_settings
 from gengeo_hf.training.step import backward_pass, build_optimizer
 from tests.conftest import TINY, TINY_SIZES
-from tests.training.made_up import load_made_up, made_up_pairs
+from tests.training.random_pairs import load_random_pairs, random_pairs
 
 SIZES = ["data.ground_size=[28,112]", "data.aerial_size=[56,56]", "data.auxiliary_size=[56,56]", "output=unused"]
 BEV = "data.auxiliary_view=bev:56:0.5:2:70"
@@ -45,7 +45,7 @@ def batch_of(count=6, seed=0):
 
 
 def gradients(settings, micro_batch=None, **changes):
-    """Loss and gradients of one step; the model is in training mode."""
+    """Return loss and gradients of one step, and the model, which is in training mode."""
     model = model_of(**changes).train()
     settings.sampling.micro_batch = micro_batch
     objective = build_objective(model, settings)
@@ -62,7 +62,7 @@ def with_terms(**terms):
     return settings
 
 
-def test_the_loss_with_a_third_view_and_positions_equals_its_formula():
+def test_objective_with_auxiliary_view_and_position_equals_formula():
     settings = with_terms(auxiliary_view={"weight": 0.1}, position={"weight": 0.05, "grids": [4, 2]})
     loss, found, model = gradients(settings, aggregator="mean", descriptor_dim=None)
     batch, processor = batch_of(), GenGeoImageProcessor(view_sizes=TINY_SIZES)
@@ -84,10 +84,10 @@ def test_the_loss_with_a_third_view_and_positions_equals_its_formula():
                 pooled = cells[image].unflatten(0, (grid, step)).unflatten(2, (grid, step)).mean(dim=(1, 3))
                 cosine = torch.nn.functional.cosine_similarity(pooled, query, dim=-1)
                 share = (cosine.flatten() / 0.05).softmax(0).reshape(grid, grid)
-                place = torch.stack(
+                expected_cell = torch.stack(
                     [(share.sum(0) * torch.arange(grid)).sum(), (share.sum(1) * torch.arange(grid)).sum()]
                 )
-                errors.append((place - (batch["position"][image] * grid - 0.5)).norm())
+                errors.append((expected_cell - (batch["position"][image] * grid - 0.5)).norm())
     expected = expected + 0.05 * torch.stack(errors).sum() / 6
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
     assert {"objective.terms.auxiliary_view.ground_scale", "logit_scale"} <= found.keys()
@@ -107,9 +107,9 @@ def test_the_loss_with_a_third_view_and_positions_equals_its_formula():
             },
         ),
     ],
-    ids=["third view and position", "counterfactual"],
+    ids=["auxiliary view and position", "counterfactual"],
 )
-def test_parts_of_a_batch_give_the_gradient_of_the_whole(terms, changes):
+def test_objective_micro_batches_give_gradient_of_batch(terms, changes):
     settings = with_terms(**terms)
     if "counterfactual" in terms:
         settings.loss.pair = "soft_triplet"
@@ -124,7 +124,7 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(terms, changes):
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
 
 
-def test_what_training_alone_sees_leaves_the_saved_model_as_it_is(tmp_path):
+def test_model_weights_exclude_parameters_of_objective(tmp_path):
     settings = with_terms(auxiliary_view={}, position={"grids": [4]})
     plain, trained = model_of().eval(), model_of()
     build_objective(trained, settings)
@@ -137,7 +137,7 @@ def test_what_training_alone_sees_leaves_the_saved_model_as_it_is(tmp_path):
 
 
 @pytest.mark.parametrize("adaptive", [True, False])
-def test_a_sharpness_aware_step_equals_the_formula(adaptive):
+def test_sharpness_aware_step_equals_formula(adaptive):
     settings = some()
     settings.optimisation.sharpness, settings.optimisation.sharpness_adaptive = 0.3, adaptive
     layer = torch.nn.Linear(3, 2)
@@ -169,14 +169,14 @@ def test_a_sharpness_aware_step_equals_the_formula(adaptive):
 
 
 @pytest.mark.slow
-def test_sharpness_zero_is_adamw_to_the_bit(tmp_path, monkeypatch):
+def test_sharpness_zero_equals_adamw(tmp_path, monkeypatch):
     from gengeo_hf.training import loop
 
-    monkeypatch.setattr(loop, "load_pairs", load_made_up)
+    monkeypatch.setattr(loop, "load_pairs", load_random_pairs)
     weights = []
     for name in ("plain", "sharp"):
         settings = some()
-        settings.output, settings.data.name, settings.data.workers = str(tmp_path / name), "made-up", 0
+        settings.output, settings.data.name, settings.data.workers = str(tmp_path / name), "random", 0
         settings.model.config = {**TINY, "head_dropout": 0.2}
         settings.sampling.batch_size, settings.sampling.first_phase, settings.sampling.mining_every = 16, "random", 0
         settings.sampling.neighbours, settings.optimisation.epochs = 0, 1
@@ -186,8 +186,8 @@ def test_sharpness_zero_is_adamw_to_the_bit(tmp_path, monkeypatch):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_flips_and_turns_keep_a_mark_and_its_position_together():
-    """A bright spot in the tile and in the bird's-eye view stays where the position says."""
+def test_augmentation_moves_position_with_image():
+    """A bright pixel in the tile and in the bird's-eye view stays at the stated position."""
     batch = {"ground": torch.zeros(8, 3, 8, 8), "aerial": torch.zeros(8, 3, 8, 8), "auxiliary": torch.zeros(8, 3, 8, 8)}
     rows, columns = torch.arange(8), torch.tensor([5, 1, 2, 0, 7, 4, 3, 6])
     for view in ("ground", "aerial", "auxiliary"):
@@ -198,13 +198,13 @@ def test_flips_and_turns_keep_a_mark_and_its_position_together():
         after = Augmentation(ground_is_map=True)(batch, (seed,))
         for view in ("ground", "aerial", "auxiliary"):
             spot = after[view][:, 0].flatten(1).argmax(dim=1)
-            place = torch.stack([(spot % 8 + 0.5) / 8, (spot // 8 + 0.5) / 8], dim=1)
-            torch.testing.assert_close(after["position"], place)
+            position = torch.stack([(spot % 8 + 0.5) / 8, (spot // 8 + 0.5) / 8], dim=1)
+            torch.testing.assert_close(after["position"], position)
         seen |= {tuple(x) for x in after["position"].tolist()}
-    assert len(seen) > 20, "pairs were turned and mirrored"
+    assert len(seen) > 20, "pairs were rotated and mirrored"
 
 
-def test_polar_tiles_roll_with_their_panoramas():
+def test_augmentation_rolls_polar_tiles_with_panoramas():
     generator = torch.Generator().manual_seed(0)
     views = torch.rand(8, 3, 4, 16, generator=generator)
     after = Augmentation(aerial_is_polar=True)({"ground": views, "aerial": views.clone()}, (3,))
@@ -212,7 +212,7 @@ def test_polar_tiles_roll_with_their_panoramas():
 
 
 def with_bounds(data):
-    """The same data, each photo in another part of its tile."""
+    """Return the data with tiles around their photos, each photo at another position in its tile."""
 
     def around(row):
         aside = 2e-4 * int(row["tile_id"].rpartition("-")[2])
@@ -228,10 +228,14 @@ def with_bounds(data):
         ("pbev_world", ["augment.options.fov=[90,90]"], "bird's-eye views and polar tiles need the whole one"),
         ("geodtr_world", ["augment.options.unknown_heading=true"], "fov and unknown_heading crop and roll panoramas"),
         ("auxgeo_world", ["augment.options.fov=[90,90]"], "needs whole panoramas: leave fov"),
-        ("geodtr_vigor_same", ["augment.options.fov=[90,90]"], "the layout aggregator is tied to it: leave fov out"),
+        (
+            "geodtr_vigor_same",
+            ["augment.options.fov=[90,90]"],
+            "which is fixed for the layout aggregator: leave fov out",
+        ),
     ],
 )
-def test_a_field_of_view_that_a_recipe_was_not_made_for_is_refused(config, keys, message):
+def test_build_augmentation_incompatible_options_are_refused(config, keys, message):
     with pytest.raises(GenGeoError, match=message):
         build_augmentation(load_settings(config, keys))
 
@@ -244,8 +248,8 @@ def test_a_field_of_view_that_a_recipe_was_not_made_for_is_refused(config, keys,
         ("geodtr_world", "offcenter", "needs photos in the centre of their tiles, and"),
     ],
 )
-def test_data_without_the_views_of_a_recipe_are_refused_before_training(config, domain, message):
-    data = made_up_pairs(4)
+def test_build_pairs_data_without_required_views_are_refused(config, domain, message):
+    data = random_pairs(4)
     if domain == "photos":
         queries = data.queries.map(lambda row: {"fov": 70.0}, features=data.queries.features)
         data = type(data)(data.name, queries, data.gallery)
@@ -269,7 +273,7 @@ def test_data_without_the_views_of_a_recipe_are_refused_before_training(config, 
         ({"terms": {"auxiliary_view": {}}}, "set data.auxiliary_view"),
     ],
 )
-def test_losses_that_cannot_be_are_refused(change, message):
+def test_objective_invalid_loss_settings_are_refused(change, message):
     settings = some()
     for name, value in change.items():
         setattr(settings.loss, name, value)
@@ -277,14 +281,14 @@ def test_losses_that_cannot_be_are_refused(change, message):
         Objective(model_of(), settings)
 
 
-def test_a_choice_of_tokens_needs_a_first_stage():
+def test_build_model_aerial_keep_without_init_is_refused():
     settings = load_settings("transgeo_world_zoom", ["model.init=null"])
-    with pytest.raises(GenGeoError, match="needs a guide that has learned: set model"):
+    with pytest.raises(GenGeoError, match="needs a trained guide: set model"):
         build_model(settings)
 
 
-def test_positions_in_tiles_follow_the_bounds():
-    data = with_bounds(made_up_pairs(3))
+def test_positions_in_tiles_follow_bounds():
+    data = with_bounds(random_pairs(3))
     found, rows = positions_in_tiles(data), data.positive_rows()
     for query, row in enumerate(rows):
         photo, tile = data.queries[query], data.gallery[int(row)]

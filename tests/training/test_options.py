@@ -1,4 +1,4 @@
-"""Options of the loop: each changes what it says and nothing else."""
+"""Options of the training loop."""
 
 import json
 import math
@@ -10,17 +10,17 @@ from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.training import loop as train
 from gengeo_hf.training.settings import load_settings
 from tests.conftest import TINY
-from tests.training.made_up import load_made_up
+from tests.training.random_pairs import load_random_pairs
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Train on made-up pairs and give the lines of the log."""
-    monkeypatch.setattr(train, "load_pairs", load_made_up)
+    """Train on random pairs and give the lines of the log."""
+    monkeypatch.setattr(train, "load_pairs", load_random_pairs)
     config = tmp_path / "tiny.yaml"
     config.write_text(
         f"""
-data: {{name: made-up, workers: 0, in_memory: true, ground_size: [28, 112], aerial_size: [56, 56]}}
+data: {{name: random, workers: 0, in_memory: true, ground_size: [28, 112], aerial_size: [56, 56]}}
 model: {{config: {json.dumps({**TINY, "head_dropout": 0.3})}}}
 sampling: {{batch_size: 16, neighbours: 8, pool: 16, gps_epochs: 1, mining_every: 1}}
 optimisation: {{epochs: 2, learning_rate: 0.003, warmup: 0.1}}
@@ -30,7 +30,7 @@ log_every: 1
     )
 
     def run(name, *overrides):
-        AcceleratorState._reset_state(reset_partial_state=True)  # else the first run's precision is everyone's
+        AcceleratorState._reset_state(reset_partial_state=True)  # otherwise later runs have the precision of the first
         train.main(load_settings(config, [f"output={tmp_path / name}", *overrides]))
         return [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
 
@@ -42,24 +42,24 @@ def losses(lines):
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def test_gradient_checkpointing_trains_the_same(run):
+def test_gradient_checkpointing_gives_same_losses(run):
     plain = losses(run("plain"))
     assert losses(run("kept", "optimisation.gradient_checkpointing=true")) == pytest.approx(plain, abs=1e-5)
 
 
 @pytest.mark.slow
-def test_a_compiled_model_trains_the_same_and_saves_plain_weights(run, tmp_path):
+def test_compile_gives_same_losses_and_plain_weights(run, tmp_path):
     still = "model.config.head_dropout=0.0"
     plain = losses(run("plain", still))
     assert losses(run("compiled", still, "optimisation.compile=aot_eager")) == pytest.approx(plain, abs=1e-3)
     assert Encoder.from_pretrained(tmp_path / "compiled" / "model", device="cpu").dim == TINY["descriptor_dim"]
 
 
-def test_bfloat16_trains_and_the_loss_stays_float(run):
+def test_mixed_precision_bf16_has_finite_loss(run):
     assert all(math.isfinite(loss) for loss in losses(run("half", "optimisation.mixed_precision=bf16")))
 
 
-def test_the_dial_is_in_the_log_and_the_speed_beside_the_loss(run, capsys):
+def test_log_contains_shares_of_tables_and_throughput(run, capsys):
     lines = run(
         "dial",
         "sampling.random_share=0.25",
@@ -80,14 +80,14 @@ def test_the_dial_is_in_the_log_and_the_speed_beside_the_loss(run, capsys):
     assert "MFU (peak: " in said
 
 
-def test_published_rules_and_a_tracker(run, tmp_path):
+def test_published_rules_and_tracker_run(run, tmp_path):
     lines = run("published", "sampling.protocol=sample4geo", "sampling.legacy_degrees=true", "tracker=tensorboard")
     assert len(losses(lines)) == 6
     assert list((tmp_path / "published").rglob("events.out.tfevents*"))
 
 
 @pytest.mark.slow
-def test_frozen_blocks_that_run_once_train_the_same(run, capsys):
+def test_keep_frozen_gives_same_losses(run, capsys):
     few = ["model.config.trainable_blocks=1", "augment.options={flip: true, rotate: false}"]
     each = losses(run("each", *few, "sampling.keep_frozen=false"))
     assert "frozen blocks run once" not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The parts of the loop, each against a formula or a slow count."""
+"""Components of the training loop, compared with formulas and slow counts."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from gengeo_hf.learning import Pairs
 from gengeo_hf.training import checkpoint
 from gengeo_hf.training.batches import (
     batch_rules,
-    covering,
+    coverage_mask,
     geographic_table,
     last_photo_of_a_tile,
     neighbour_tables,
@@ -25,21 +25,21 @@ from gengeo_hf.training.batches import (
     training_pairs,
 )
 from gengeo_hf.training.components import (
-    Average,
+    ModelEma,
     build_augmentation,
     build_model,
     build_processor,
     check_smallest_images,
     start_head,
 )
-from gengeo_hf.training.descriptors import encode_together, gather_parts
+from gengeo_hf.training.descriptors import encode_distributed, gather_parts
 from gengeo_hf.training.records import Log, PlateauWatch, run_lock
 from gengeo_hf.training.schedule import learning_rate, rate_factor
 from gengeo_hf.training.settings import Sampling, Settings
 from gengeo_hf.training.step import semi_positive_masks
 from gengeo_hf.training.throughput import Meter, card_of, training_flops
 from tests.conftest import TINY
-from tests.training.made_up import made_up_pairs
+from tests.training.random_pairs import random_pairs
 
 
 def some(**groups):
@@ -51,7 +51,7 @@ def some(**groups):
 
 
 @pytest.mark.parametrize(("rule", "factor"), [("sqrt", 0.5), ("linear", 0.25), ("none", 1.0)])
-def test_the_learning_rate_follows_the_batch(rule, factor):
+def test_learning_rate_follows_batch_rule(rule, factor):
     settings = some(
         sampling__batch_size=64,
         optimisation__learning_rate_batch=256,
@@ -63,17 +63,17 @@ def test_the_learning_rate_follows_the_batch(rule, factor):
     assert max(rates) == rates[10] == pytest.approx(1e-4 * factor)
     assert rates[0] == pytest.approx(1e-5 * factor) and rates[55] == pytest.approx(0.5e-4 * factor)
     assert rates[100] == pytest.approx(0, abs=1e-12)
-    # An epoch with fewer batches than it could have advances by more than one step at a time.
+    # In an epoch with fewer batches than possible, a batch counts as more than one step.
     assert max(learning_rate(1.9 * step, 100, settings) for step in range(53)) <= max(rates)
     settings.optimisation.learning_rate_batch = None
     assert rate_factor(settings) == 1
 
 
-def test_which_tiles_cover_whose_place():
-    random = np.random.default_rng(0)
-    tiles, semi = random.integers(0, 12, 30), random.integers(-1, 12, (30, 3))
-    rows = random.permutation(30)[:10]
-    mask = covering(Pairs(tiles, semi), rows)
+def test_coverage_mask_equals_slow_count():
+    rng = np.random.default_rng(0)
+    tiles, semi = rng.integers(0, 12, 30), rng.integers(-1, 12, (30, 3))
+    rows = rng.permutation(30)[:10]
+    mask = coverage_mask(Pairs(tiles, semi), rows)
     for i, photo in enumerate(rows):
         for j, other in enumerate(rows):
             assert mask[i, j] == (tiles[other] == tiles[photo] or tiles[other] in semi[photo])
@@ -82,19 +82,19 @@ def test_which_tiles_cover_whose_place():
 @pytest.mark.parametrize(
     ("kind", "name"), [("banned", "ignored"), ("ignored", "ignored"), ("positive", "positives"), ("negative", None)]
 )
-def test_what_the_loss_is_told_about_semi_positives(kind, name):
+def test_semi_positive_masks_follow_setting(kind, name):
     pairs = Pairs(np.arange(4), np.array([[1], [-1], [3], [-1]]))
     settings = some(sampling__semi_positives=kind)
-    told = semi_positive_masks({"query_row": torch.arange(4)}, Accelerator(cpu=True), settings, pairs)
-    assert list(told) == ([name] if name else [])
+    masks = semi_positive_masks({"query_row": torch.arange(4)}, Accelerator(cpu=True), settings, pairs)
+    assert list(masks) == ([name] if name else [])
     if name:
         expected = torch.eye(4, dtype=torch.bool)
         expected[0, 1] = expected[2, 3] = True
-        assert torch.equal(told[name], expected)
+        assert torch.equal(masks[name], expected)
     assert not semi_positive_masks({"query_row": torch.tensor([1, 3])}, Accelerator(cpu=True), settings, pairs)
 
 
-def test_the_dial_between_map_and_looks():
+def test_table_shares_divide_geographic_and_visual():
     names = dict.fromkeys(("geographic", "visual", "visual_reverse"))
     settings = some(sampling__geographic_share=0.2)
     assert table_shares(settings, {"geographic": None}) == [1.0]
@@ -103,12 +103,12 @@ def test_the_dial_between_map_and_looks():
     assert table_shares(settings, {}) == []
 
 
-def test_published_lists_are_those_of_a_tiles_last_photo():
+def test_last_photo_of_a_tile_shares_row():
     table = np.arange(8).reshape(4, 2)
     assert last_photo_of_a_tile(Pairs(np.array([0, 1, 0, 1])), table).tolist() == [[4, 5], [6, 7], [4, 5], [6, 7]]
 
 
-def test_a_log_with_lines_that_a_full_disk_cut_goes_on(tmp_path):
+def test_log_with_truncated_lines_continues(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text(
         '{"step": 1, "loss": 3}\n{"step": 2, "lo{"step": 3, "loss": 2}\n{"step": 4, "loss": 1}\n{"step": 9}\n{"st'
@@ -126,7 +126,7 @@ def test_a_log_with_lines_that_a_full_disk_cut_goes_on(tmp_path):
         (checkpoint.Progress(), []),
     ],
 )
-def test_a_log_holds_every_line_once_after_a_resume(tmp_path, progress, kept):
+def test_log_after_resume_has_every_line_once(tmp_path, progress, kept):
     path = tmp_path / "log.jsonl"
     lines = [{"step": 1}, {"step": 2}, {"step": 3}, {"step": 3, "epoch": 2}, {"step": 4}, {"step": 5}]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -135,16 +135,16 @@ def test_a_log_holds_every_line_once_after_a_resume(tmp_path, progress, kept):
     assert [f"epoch {line['epoch']}" if "epoch" in line else line["step"] for line in found] == kept
 
 
-def test_a_loss_that_stays_at_ln_batch_is_told_once():
+def test_plateau_watch_warns_once():
     watch = PlateauWatch(16)
     level = np.log(16)
     assert watch.after_epoch([level, level + 0.1]) is None
-    assert "all descriptors are alike" in watch.after_epoch([level]) and watch.after_epoch([level]) is None
+    assert "all descriptors are nearly equal" in watch.after_epoch([level]) and watch.after_epoch([level]) is None
     watch = PlateauWatch(16)
     assert [watch.after_epoch([level, level - 0.3]) for _ in range(3)] == [None] * 3
 
 
-def test_a_directory_holds_one_run_at_a_time(tmp_path):
+def test_run_lock_second_run_is_refused(tmp_path):
     accelerator = Accelerator(cpu=True)
     with (
         run_lock(tmp_path / "run", accelerator),
@@ -158,8 +158,8 @@ def test_a_directory_holds_one_run_at_a_time(tmp_path):
 
 
 @pytest.mark.parametrize("start", [100.0, 121.5, 99.0])
-def test_a_temperature_at_its_bound_still_learns(start):
-    """Descriptors that contradict the labels: the scale must fall from wherever it starts."""
+def test_clamp_scale_temperature_at_bound_can_decrease(start):
+    """With random descriptors the scale must decrease from any initial value."""
     from gengeo_hf.learning import symmetric_info_nce
     from gengeo_hf.learning.loss import MAX_SCALE, clamp_scale
 
@@ -177,7 +177,7 @@ def test_a_temperature_at_its_bound_still_learns(start):
     assert scale.exp() < 70
 
 
-def test_steps_and_processes_have_different_seeds_and_the_same_ones_again():
+def test_seed_step_differs_by_step_and_process_and_repeats():
     from gengeo_hf.training.step import seed_step
 
     drawn = {}
@@ -189,8 +189,8 @@ def test_steps_and_processes_have_different_seeds_and_the_same_ones_again():
     assert len(set(drawn.values())) == 4
 
 
-def test_a_kill_between_two_renames_does_not_lose_the_best_model(tmp_path):
-    old = tmp_path / f".model{files.OLD}x" / "model"  # what `atomic_folder` moves aside where it cannot exchange
+def test_resume_restores_model_after_kill_between_renames(tmp_path):
+    old = tmp_path / f".model{files.OLD}x" / "model"  # moved aside by `atomic_folder` without an exchange
     old.mkdir(parents=True)
     (old / "weights").write_text("best")
     (tmp_path / f".model{files.NEW}y").mkdir()
@@ -202,7 +202,7 @@ def test_a_kill_between_two_renames_does_not_lose_the_best_model(tmp_path):
     assert (tmp_path / "model" / "weights").read_text() == "best"
 
 
-def test_too_few_tiles_for_a_batch_are_one_line():
+def test_batch_rules_too_few_tiles_are_refused():
     settings = Settings(sampling=Sampling(batch_size=4, min_negative_distance_m=10.0))
     with pytest.raises(GenGeoError, match="5 training pairs of 3 tiles cannot fill a batch of 4"):
         batch_rules(settings, Pairs(np.array([0, 0, 1, 2, 2])))
@@ -211,8 +211,8 @@ def test_too_few_tiles_for_a_batch_are_one_line():
     assert batch_rules(settings, Pairs(np.arange(4), lat_lon=np.zeros((4, 2)))).batch_size == 4
 
 
-def test_neighbours_on_the_map_are_found_where_only_photos_have_a_position():
-    data = made_up_pairs(5)  # places 0..4 in a row, 0.001 degrees apart
+def test_geographic_table_uses_positions_of_photos():
+    data = random_pairs(5)  # positions 0..4 in a row, 0.001 degrees apart
     gallery = data.gallery.map(lambda _: {"lat": None, "lon": None}, features=data.gallery.features)
     data = dataclasses.replace(data, gallery=gallery)
     table = geographic_table(data, training_pairs(data), 2, legacy_degrees=False)
@@ -220,8 +220,8 @@ def test_neighbours_on_the_map_are_found_where_only_photos_have_a_position():
 
 
 @pytest.mark.parametrize("lost", [True, False])
-def test_the_first_epochs_use_the_map_where_tiles_have_a_position_and_say_where_not(lost, capsys):
-    data = made_up_pairs(6)
+def test_neighbour_tables_without_positions_print_note(lost, capsys):
+    data = random_pairs(6)
     nowhere = {"lat": None, "lon": None}
     queries = data.queries.map(lambda _: nowhere, features=data.queries.features)
     gallery = data.gallery.map(lambda _, row: nowhere if row in (1, 4) and lost else {}, with_indices=True)
@@ -232,29 +232,29 @@ def test_the_first_epochs_use_the_map_where_tiles_have_a_position_and_say_where_
     assert ("2 training tiles have no position" in capsys.readouterr().out) == lost
 
 
-def test_the_average_is_the_recursion_and_leaves_the_weights_alone():
+def test_model_ema_equals_recursion_and_keeps_weights():
     model = torch.nn.Linear(3, 2)
     model.bias.requires_grad_(False)
-    average = Average(model, 0.9)
+    ema = ModelEma(model, 0.9)
     expected = model.weight.detach().double().clone()
     for step in range(1, 30):
         with torch.no_grad():
             model.weight.add_(torch.randn(2, 3))
-        average.update(step)
+        ema.update(step)
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * model.weight.detach().double()
-    assert list(average.values) == ["weight"]
+    assert list(ema.values) == ["weight"]
     trained = model.weight.detach().clone()
-    with average.in_place():
+    with ema.applied():
         torch.testing.assert_close(model.weight.detach().double(), expected, atol=1e-5, rtol=0)
     assert torch.equal(model.weight, trained)
     with pytest.raises(GenGeoError, match="between 0 and 1"):
-        Average(model, 1.0)
+        ModelEma(model, 1.0)
 
 
-def test_unknown_augmentation_is_one_line():
+def test_build_augmentation_unknown_option_is_one_line():
     settings = some(augment__options={"blur": 0.3})
-    with pytest.raises(GenGeoError, match="no 'blur'; it knows flip"):
+    with pytest.raises(GenGeoError, match="no 'blur'; expected one of flip"):
         build_augmentation(settings)
 
 
@@ -264,7 +264,7 @@ def slowly(items, seconds):
         yield item
 
 
-def test_operations_of_frozen_blocks_are_fewer_and_counting_them_leaves_no_trace(tiny_config):
+def test_training_flops_decrease_with_frozen_blocks_and_restore_state(tiny_config):
     from gengeo_hf.model import GenGeoModel
 
     accelerator, settings = Accelerator(cpu=True), some(data__ground_size=[28, 112], data__aerial_size=[56, 56])
@@ -279,7 +279,7 @@ def test_operations_of_frozen_blocks_are_fewer_and_counting_them_leaves_no_trace
     assert flops[None] > flops[1] > flops[0]
 
 
-def test_operations_of_a_linear_model_are_six_for_each_weight_and_token(tiny_processor):
+def test_training_flops_of_linear_model_equal_formula(tiny_processor):
     class Linear(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -295,7 +295,7 @@ def test_operations_of_a_linear_model_are_six_for_each_weight_and_token(tiny_pro
     assert training_flops(Linear(), tiny_processor, Accelerator(cpu=True)) == expected
 
 
-def test_the_meter_reads_speed_mfu_and_waiting():
+def test_meter_reads_rate_mfu_and_waiting():
     meter = Meter(1e6, Accelerator(cpu=True))
     meter.pairs = 10
     read = meter.read()
@@ -307,7 +307,7 @@ def test_the_meter_reads_speed_mfu_and_waiting():
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 20])
-def test_parts_of_several_processes_are_put_together_in_order(monkeypatch, count):
+def test_gather_parts_concatenates_processes_in_order(monkeypatch, count):
     from gengeo_hf.training import descriptors
 
     monkeypatch.setattr(descriptors, "_GATHERED_ROWS", 3)
@@ -331,25 +331,25 @@ def test_parts_of_several_processes_are_put_together_in_order(monkeypatch, count
 
 
 @pytest.mark.parametrize("rows", [[3, 1, 2], list(range(16))])
-def test_encoding_some_rows_equals_the_encoder(tiny_model, tiny_processor, rows):
+def test_encode_distributed_rows_equal_encoder(tiny_model, tiny_processor, rows):
     from gengeo_hf.data.loading import AerialImages
 
-    images = AerialImages(made_up_pairs(16))
+    images = AerialImages(random_pairs(16))
     encoder = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=5)
-    found = encode_together(images, "aerial", Accelerator(cpu=True), encoder, np.array(rows))
+    found = encode_distributed(images, "aerial", Accelerator(cpu=True), encoder, np.array(rows))
     np.testing.assert_allclose(found, encoder.encode([images[row] for row in rows], "aerial"), atol=1e-5)
 
 
-def test_a_broken_image_in_a_reader_is_one_line(tiny_model, tiny_processor):
+def test_encode_distributed_broken_image_is_one_line(tiny_model, tiny_processor):
     from gengeo_hf.data.loading import GroundImages
 
-    data = made_up_pairs(3)
+    data = random_pairs(3)
     rows = data.queries.to_list()
     rows[1]["ground"] = {"bytes": b"nothing", "path": None}
     data = dataclasses.replace(data, queries=type(data.queries).from_list(rows, features=data.queries.features))
     encoder = Encoder(tiny_model, tiny_processor, device="cpu", batch_size=2)
     with pytest.raises(GenGeoError, match=r"^ground image of row 1: the image of 7 bytes is not an image"):
-        encode_together(GroundImages(data), "ground", Accelerator(cpu=True), encoder, np.arange(3))
+        encode_distributed(GroundImages(data), "ground", Accelerator(cpu=True), encoder, np.arange(3))
 
 
 @pytest.mark.parametrize(
@@ -364,11 +364,11 @@ def test_a_broken_image_in_a_reader_is_one_line(tiny_model, tiny_processor):
         ("NVIDIA GeForce RTX 2080 Ti", "RTX 2080 Ti"),
     ],
 )
-def test_a_card_is_not_taken_for_another_of_a_similar_name(device, card):
+def test_card_of_matches_whole_names(device, card):
     assert card_of(device) == card
 
 
-def test_photos_that_are_cut_from_panoramas_fit_the_models_patches():
+def test_build_augmentation_widths_are_multiples_of_patch():
     settings = Settings(output="x")
     settings.augment.options = {"fov": [90, 90]}
     augment = build_augmentation(settings, patch=16)
@@ -384,12 +384,12 @@ def test_photos_that_are_cut_from_panoramas_fit_the_models_patches():
         ({"fov": [90, 360], "input_scales": [1]}, None),
     ],
 )
-def test_an_augmentation_below_the_tokens_of_the_head_is_refused_before_the_first_step(options, refused):
+def test_check_smallest_images_too_few_tokens_are_refused(options, refused):
     settings = some(data__ground_size=[28, 112], data__aerial_size=[28, 28])
     settings.model.config, settings.augment.options = {**TINY, "num_clusters": 3}, options
     model, processor, augment = build_model(settings), build_processor(settings), build_augmentation(settings)
     batch = {"ground": torch.zeros(1, 3, 28, 112), "aerial": torch.zeros(1, 3, 28, 28)}
-    for view in ("ground", "aerial"):  # what is refused is what comes out
+    for view in ("ground", "aerial"):  # `smallest` is the smallest size that occurs
         least = min(tuple(augment(batch, seed=(0, step))[view].shape[-2:]) for step in range(40))
         assert augment.smallest(view, *batch[view].shape[-2:]) == least
     if refused is None:
@@ -400,11 +400,11 @@ def test_an_augmentation_below_the_tokens_of_the_head_is_refused_before_the_firs
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_a_new_netvlad_begins_at_the_training_images_and_a_trained_one_stays(shared, tmp_path):
+def test_start_head_initialises_new_netvlad_only(shared, tmp_path):
     settings = some(data__ground_size=[28, 112], data__aerial_size=[56, 56])
     settings.model.config = {**TINY, "aggregator": "netvlad", "share_aggregator": shared}
     processor = build_processor(settings)
-    pairs = PairSource(made_up_pairs(30), processor)
+    pairs = PairSource(random_pairs(30), processor)
     torch.manual_seed(0)
     model = build_model(settings)
     before = {name: value.clone() for name, value in model.state_dict().items()}

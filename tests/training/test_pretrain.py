@@ -1,4 +1,4 @@
-"""Pretraining a stand-in: what is drawn, what is learned, and that equal arguments give equal weights."""
+"""Pretraining of a stand-in: training data, tasks, and equal weights for equal arguments."""
 
 import json
 
@@ -28,7 +28,7 @@ KEYS = [
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Images of noise in the place of drawn ones, which take seconds of a domain."""
+    """Replace rendered images, which take seconds per domain, by noise."""
 
     def draw(domain, split, places, seed, sizes, progress):
         rng, values = np.random.default_rng([places, len(domain)]), {}
@@ -51,10 +51,10 @@ def trainer():
 
 
 @pytest.mark.slow
-def test_images_carry_the_truth_of_their_pixels_and_are_drawn_once(tmp_path, monkeypatch):
+def test_load_images_have_classes_and_are_cached(tmp_path, monkeypatch):
     options = {"seed": 1, "sizes": SIZES, "cache_dir": tmp_path, "progress": False}
     first = pretrain_images.load_images("train", 2, **options)
-    monkeypatch.setattr(pretrain_images, "_draw", None)  # a second call must not draw
+    monkeypatch.setattr(pretrain_images, "_draw", None)  # a second call must not render
     second = pretrain_images.load_images("train", 2, **options)
     ground = first["ground"]
     assert torch.equal(ground.pixels, second["ground"].pixels)
@@ -63,7 +63,7 @@ def test_images_carry_the_truth_of_their_pixels_and_are_drawn_once(tmp_path, mon
     assert sky.any() and (ground.depths[sky] > 5.7).all() and (ground.depths[~sky] < 5.7).any()
 
 
-def test_cells_are_the_means_of_the_quarters_of_each_patch(trainer):
+def test_cells_are_means_of_quarters_of_patches(trainer):
     maps = torch.rand(2, 3, 28, 112)
     cells = trainer._cells(maps)
     assert cells.shape == (2, 16, 4, 3)
@@ -73,17 +73,17 @@ def test_cells_are_the_means_of_the_quarters_of_each_patch(trainer):
     assert torch.allclose(cells[:, 8 * row + column, 2 * down + right], expected, atol=1e-6)
 
 
-def test_truth_turns_with_the_image(trainer):
+def test_rotate_applies_to_image_and_labels(trainer):
     pixels = torch.arange(28 * 112).reshape(1, 1, 28, 112)
-    rolled = trainer._turned("ground", pixels, pixels[:, 0])
+    rolled = trainer._rotate("ground", pixels, pixels[:, 0])
     assert torch.equal(rolled[0][:, 0], rolled[1]) and not torch.equal(rolled[0], pixels)
 
 
-def test_equal_arguments_give_equal_weights_that_a_training_starts_from(undrawn, tmp_path, monkeypatch):
+def test_pretrain_is_deterministic_and_initialises_training(undrawn, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrain, "load_settings", lambda config, keys: load_settings(config, [*KEYS, *keys]))
-    words = ["--places", "2", "--steps", "3", "--batch-size", "2", "--cache", str(tmp_path)]
+    options = ["--places", "2", "--steps", "3", "--batch-size", "2", "--cache", str(tmp_path)]
     for name in ("one", "two"):
-        pretrain.main([*words, "--out", str(tmp_path / name)])
+        pretrain.main([*options, "--out", str(tmp_path / name)])
     one, two = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two"))
     assert one == two
     record = json.loads((tmp_path / "one" / pretrain.RECORD).read_text())
@@ -94,7 +94,7 @@ def test_equal_arguments_give_equal_weights_that_a_training_starts_from(undrawn,
     assert all(torch.equal(value, stored[name]) for name, value in model.backbone.state_dict().items())
 
 
-def test_a_damaged_cache_and_the_world_of_the_benchmarks_are_refused(undrawn, tmp_path):
+def test_pretrain_damaged_cache_and_benchmark_world_are_refused(undrawn, tmp_path):
     with pytest.raises(GenGeoError, match="--world-seed 0"):
         pretrain.Plan(world_seed=0)
     options = {"seed": 1, "sizes": SIZES, "cache_dir": tmp_path, "progress": False}
@@ -105,7 +105,7 @@ def test_a_damaged_cache_and_the_world_of_the_benchmarks_are_refused(undrawn, tm
         pretrain_images.load_images("validation", 1, **options)
 
 
-def test_training_lowers_the_loss(trainer, undrawn, tmp_path):
+def test_pretrain_run_lowers_loss(trainer, undrawn, tmp_path):
     images = pretrain_images.load_images("train", 2, seed=1, sizes=SIZES, cache_dir=tmp_path, progress=False)
     rows = torch.arange(6)
     before = trainer.loss("ground", images["ground"], rows).item()

@@ -1,4 +1,4 @@
-"""Two CPU processes, started by the commands of training/README.md, train what one process trains."""
+"""Two CPU processes, started by the commands of training/README.md, have the losses of one process."""
 
 import json
 import os
@@ -18,10 +18,10 @@ sys.path.insert(0, {str(REPOSITORY)!r})
 from gengeo_hf.training import loop as train
 from accelerate.state import PartialState
 from gengeo_hf.training.settings import parse
-from tests.training.made_up import load_made_up
-train.load_pairs = load_made_up
+from tests.training.random_pairs import load_random_pairs
+train.load_pairs = load_random_pairs
 train.main(parse())
-assert PartialState().num_processes == int(os.environ.get("WORLD_SIZE", 1)), "not the processes that were asked for"
+assert PartialState().num_processes == int(os.environ.get("WORLD_SIZE", 1)), "unexpected number of processes"
 """
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 LAUNCH = [
@@ -36,7 +36,7 @@ def losses(folder):
 
 
 CONFIG = f"""
-data: {{name: made-up, workers: 0, ground_size: [28, 112], aerial_size: [56, 56]}}
+data: {{name: random, workers: 0, ground_size: [28, 112], aerial_size: [56, 56]}}
 model: {{config: {json.dumps({**TINY, "head_dropout": 0.0})}}}
 sampling: {{batch_size: 16, neighbours: 8, pool: 16, gps_epochs: 1, mining_every: 1, mining_direction: both}}
 optimisation: {{epochs: 3, learning_rate: 0.003, warmup: 0.1}}
@@ -46,7 +46,7 @@ log_every: 1
 
 @pytest.fixture
 def run(tmp_path):
-    """Train the made-up pairs with a launcher and more settings; gives the losses of all steps."""
+    """Train on random pairs with a launcher and overrides; gives the losses of all steps."""
     program, config = tmp_path / "program.py", tmp_path / "tiny.yaml"
     program.write_text(PROGRAM)
     config.write_text(CONFIG)
@@ -65,14 +65,14 @@ def run(tmp_path):
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("micro_batch", ["null", "4"])
 @pytest.mark.parametrize("start", [TORCHRUN, LAUNCH], ids=["torchrun", "accelerate"])
-def test_two_processes_train_what_one_trains(run, start, micro_batch):
+def test_training_with_two_processes_equals_one(run, start, micro_batch):
     one = run("one", [], f"sampling.micro_batch={micro_batch}")
     assert len(one) == 9
     assert run("two", start, f"sampling.micro_batch={micro_batch}") == pytest.approx(one, abs=1e-4)
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "training" / "launch").glob("*.yaml")), ids=lambda p: p.stem)
-def test_accelerate_reads_its_configs(path):
+def test_launch_configs_are_valid_for_accelerate(path):
     from accelerate.commands.config.config_args import load_config_from_file
 
     config = load_config_from_file(str(path))

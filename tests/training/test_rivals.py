@@ -1,4 +1,4 @@
-"""Recipes of the rivals: they load, have the published sizes, and train."""
+"""Configurations of other published methods: they are valid, have the published sizes, and train."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ BACKBONES = {
 
 
 def paper_size(name, *keys):
-    """Settings with the backbone that the published weights have, which are not loaded."""
+    """Return settings with the backbone of the published weights, which are not loaded."""
     settings = load_settings(name, list(keys))
     backbone = BACKBONES.get(settings.model.init)
     if name.startswith("transgeo") and "world" not in name:
@@ -46,7 +46,7 @@ def paper_size(name, *keys):
 
 
 @pytest.mark.parametrize("name", RIVALS)
-def test_every_recipe_is_whole(name):
+def test_recipe_is_valid(name):
     settings = paper_size(name)
     config = build_config(settings)
     build_processor(settings)
@@ -70,7 +70,7 @@ def test_every_recipe_is_whole(name):
         ("geodtr_vigor_same", 35.5, "GeoDTR+, VIGOR"),
     ],
 )
-def test_parameters_at_paper_size_are_the_published_ones(name, millions, published):
+def test_recipe_has_published_number_of_parameters(name, millions, published):
     with torch.device("meta"):
         model = GenGeoModel(build_config(paper_size(name)))
     count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
@@ -81,7 +81,7 @@ def test_parameters_at_paper_size_are_the_published_ones(name, millions, publish
 @pytest.mark.parametrize(
     "name", ["pbev_cvact", "auxgeo_cvusa", "transgeo_cvusa", "transgeo_cvusa_zoom", "geodtr_cvusa", "geodtr_vigor_same"]
 )
-def test_one_step_at_paper_size(name, monkeypatch):
+def test_recipe_step_at_paper_size_trains_all_parameters(name, monkeypatch):
     settings = paper_size(name)
     torch.manual_seed(0)
     model = GenGeoModel(build_config(settings)).train()
@@ -100,7 +100,7 @@ def test_one_step_at_paper_size(name, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sample4geo_world", "pbev_world", "auxgeo_world", "transgeo_world", "geodtr_world"])
-def test_a_recipe_trains_on_the_world_and_its_model_encodes(name, tmp_path):
+def test_recipe_trains_on_world_and_encodes(name, tmp_path):
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.training.loop import main
 
@@ -114,7 +114,7 @@ def test_a_recipe_trains_on_the_world_and_its_model_encodes(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_second_stage_of_transgeo_starts_from_the_first(tmp_path):
+def test_transgeo_second_stage_is_initialised_from_first(tmp_path):
     from gengeo_hf.training.loop import main
 
     few = ["data.train={num_pairs: 64}", "data.validation={num_pairs: 16}", f"data.root={tmp_path / 'world'}"]
@@ -131,7 +131,7 @@ def test_the_second_stage_of_transgeo_starts_from_the_first(tmp_path):
     assert two.chosen_tokens(torch.randn(1, 3, 84, 84)).shape == (1, 25)
 
 
-def test_a_shorter_convnext_takes_the_first_stages_of_a_checkpoint(tmp_path):
+def test_build_model_shorter_convnext_uses_first_stages(tmp_path):
     widths = {"model_type": "convnext", "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 32, 64]}
     whole = AutoModel.from_config(AutoConfig.for_model(**widths))
     whole.save_pretrained(tmp_path)
@@ -146,8 +146,8 @@ def test_a_shorter_convnext_takes_the_first_stages_of_a_checkpoint(tmp_path):
                 assert torch.equal(value, whole.state_dict()[name]), name
 
 
-def test_a_layout_head_gets_its_token_counts_from_a_checkpoint_s_patch(tmp_path, tiny_model):
-    with pytest.warns(UserWarning, match="weights of the backbone alone"):
+def test_build_model_layout_head_has_token_counts_of_checkpoint_patch(tmp_path, tiny_model):
+    with pytest.warns(UserWarning, match="a checkpoint of the backbone alone"):
         tiny_model.backbone.save_pretrained(tmp_path)
     keys = ["data.ground_size=[28,112]", "data.aerial_size=[56,56]", f"model.init={tmp_path}", "output=unused"]
     settings = load_settings("geodtr_world", keys)

@@ -3,14 +3,14 @@ import pytest
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data import load_pairs
 from gengeo_hf.training import settings as settings_module
-from gengeo_hf.training.settings import describe_settings, load_settings
+from gengeo_hf.training.settings import format_settings, load_settings
 
 CONFIGS = sorted(settings_module.CONFIGS.rglob("*.yaml"))
 URBAN = next(path for path in CONFIGS if path.stem == "world_urban")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_is_readable_and_its_model_exists(path):
+def test_shipped_config_is_valid(path):
     from gengeo_hf.training.batches import batch_rules
     from gengeo_hf.training.components import build_augmentation, build_config
 
@@ -21,17 +21,17 @@ def test_every_config_is_readable_and_its_model_exists(path):
     assert (build_augmentation(settings) is None) == (not augmented)
 
 
-def test_values_on_the_command_line_win():
+def test_load_settings_overrides_take_precedence():
     settings = load_settings(URBAN, ["sampling.batch_size=32", "optimisation.learning_rate=1e-5", "model.init=x"])
     assert settings.sampling.batch_size == 32
     assert settings.optimisation.learning_rate == 1e-5
     assert settings.model.init == "x"
     said = load_settings(URBAN, ["optimisation.mixed_precision=no", "data.in_memory=false"])
-    assert said.optimisation.mixed_precision == "no" and said.data.in_memory is False  # `no` is a word, not false
+    assert said.optimisation.mixed_precision == "no" and said.data.in_memory is False  # `no` is a string, not false
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "message"),
     [
         ("sampling.batchsize=32", "sampling.batchsize"),
         ("nonsense=1", "nonsense"),
@@ -54,21 +54,21 @@ def test_values_on_the_command_line_win():
         ("optimisation.final_learning_rate=1", "the rate must fall"),
         ("optimisation.betas=[0.9,1.5]", r"both must lie in 0\.\.1"),
         ("sampling.gps_epochs=-1", "must be at least 0"),
-        ("sampling.neighbours=100", "100 of a pool of 64"),
+        ("sampling.neighbours=100", "is 100, above sampling.pool 64"),
         ("checkpoint_every=0", "must be at least 1"),
         ("augment.options={}", r"augment\.options=\{\} changes nothing: augment\.enabled=false"),
         ("augment={}", r"augment=\{\} changes nothing"),
-        ("sampling.protocol=sample4geo", r"has no random_share, found 0.5: add sampling\.random_share=0"),
+        ("sampling.protocol=sample4geo", r"does not support random_share=0.5: add sampling\.random_share=0"),
         ("data.ground_size=[154]", r"data\.ground_size is \[154\]; it must be height and width"),
     ],
 )
-def test_unknown_keys_and_wrong_types_are_one_line(override, words):
-    with pytest.raises(GenGeoError, match=words) as caught:
+def test_load_settings_invalid_override_is_one_line(override, message):
+    with pytest.raises(GenGeoError, match=message) as caught:
         load_settings(URBAN, [override])
     assert "\n" not in str(caught.value)
 
 
-def test_a_row_of_a_table_states_only_what_it_changes():
+def test_load_settings_base_is_merged():
     row = load_settings(URBAN.parent / "ablations" / "table9_clusters_48.yaml", ["data.root=x"])
     base = load_settings(URBAN.parent / "cvusa.yaml", ["data.root=x"])
     assert row.model.config["num_clusters"] == 48 and base.model.config["num_clusters"] == 64
@@ -76,7 +76,7 @@ def test_a_row_of_a_table_states_only_what_it_changes():
     assert row == base
 
 
-def test_augmentation_is_turned_off_by_its_switch_and_not_by_an_empty_group(tmp_path):
+def test_load_settings_empty_augment_group_is_refused(tmp_path):
     from gengeo_hf.training.components import build_augmentation
 
     assert build_augmentation(load_settings(URBAN, [])).flip
@@ -89,20 +89,20 @@ def test_augmentation_is_turned_off_by_its_switch_and_not_by_an_empty_group(tmp_
     assert build_augmentation(load_settings(row, [])) is None
 
 
-def test_published_rules_refuse_what_they_would_drop():
+def test_load_settings_sample4geo_refuses_unsupported_settings():
     rules = ["sampling.protocol=sample4geo", "sampling.random_share=0"]
     assert load_settings(URBAN, rules).sampling.protocol == "sample4geo"
-    with pytest.raises(GenGeoError, match="takes semi-positives as negatives"):
+    with pytest.raises(GenGeoError, match="treats semi-positives as negatives"):
         load_settings(URBAN, [*rules, "sampling.semi_positives=positive"])
 
 
-def test_a_missing_value_is_asked_for(tmp_path):
+def test_load_settings_missing_value_is_named(tmp_path):
     (tmp_path / "short.yaml").write_text("output: runs/x")
-    with pytest.raises(GenGeoError, match=r"leaves data\.name open"):
+    with pytest.raises(GenGeoError, match=r"does not set data\.name"):
         load_settings(tmp_path / "short.yaml", [])
 
 
-def test_missing_and_broken_files_are_explained(tmp_path):
+def test_load_settings_missing_or_broken_file_is_refused(tmp_path):
     with pytest.raises(GenGeoError, match=r"shipped name: .*world_urban"):
         load_settings(tmp_path / "none.yaml", [])
     (tmp_path / "broken.yaml").write_text("a: [1, 2\nb: }")
@@ -110,19 +110,19 @@ def test_missing_and_broken_files_are_explained(tmp_path):
         load_settings(tmp_path / "broken.yaml", [])
 
 
-def test_unknown_model_field_is_refused():
+def test_build_model_unknown_field_is_refused():
     from gengeo_hf.training.components import build_model
 
     with pytest.raises(GenGeoError, match="num_cluster'"):
         build_model(load_settings(URBAN, ["model.config.num_cluster=4"]))
 
 
-def test_help_names_every_group():
+def test_format_settings_contains_all_groups():
     for word in ("sampling", "micro_batch", "learning_rate", "mining_every"):
-        assert word in describe_settings()
+        assert word in format_settings()
 
 
-def test_configurations_of_own_cities_take_a_table_and_several():
+def test_own_city_configs_load_tables():
     one = load_settings("own_city", ["data.root=data/town"])
     assert (one.data.name, one.data.root, one.data.train) == ("table", "data/town", {})
     several = load_settings("cities", ["data.train.parts=[table data/a, table data/b key=1]"])

@@ -1,4 +1,4 @@
-"""One optimizer step: what decays, what the gradient is in parts, what the settings put into the loss."""
+"""A training step: weight decay, gradients of micro-batches, settings of the loss."""
 
 import math
 
@@ -13,7 +13,7 @@ from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.training.objective import Objective
 from gengeo_hf.training.schedule import learning_rate
 from gengeo_hf.training.settings import Settings
-from gengeo_hf.training.step import backward_pass, build_optimizer, finite, kept_stages, parameter_groups
+from gengeo_hf.training.step import backward_pass, build_optimizer, cached_stages, check_finite, parameter_groups
 from tests.conftest import TINY
 
 PAIRS = 6
@@ -32,7 +32,7 @@ def photos():
 
 
 def gradients(model, processor, settings, pairs=None):
-    """Loss and gradients of one step by the parts of the loop."""
+    """Return loss and gradients of one step."""
     pairs = pairs or Pairs(torch.arange(PAIRS).numpy())
     model.zero_grad()
     accelerator, objective = Accelerator(cpu=True), Objective(model, settings)
@@ -41,7 +41,7 @@ def gradients(model, processor, settings, pairs=None):
 
 
 def descriptors(model, processor):
-    """Unit descriptors of both views by a plain call of the model, in double precision of their products."""
+    """Return the unit descriptors of both views from a plain call of the model."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
     batch = photos()
     return [
@@ -51,13 +51,13 @@ def descriptors(model, processor):
 
 
 def cross_entropy(ground, aerial, scale, smoothing):
-    """The symmetric loss by hand: 1 - e of the target on the true pair, e spread over all."""
+    """Compute the symmetric loss with 1 - e of the target on the true pair and e spread over all."""
     logits = math.exp(scale) * ground @ aerial.T
     target = (1 - smoothing) * torch.eye(len(logits)) + smoothing / len(logits)
     return -(target * (logits.log_softmax(1) + logits.log_softmax(0))).sum().item() / len(logits) / 2
 
 
-def test_biases_norms_and_the_temperature_do_not_decay():
+def test_build_optimizer_decays_only_matrices():
     model = tiny(trainable_blocks=1)
     settings = Settings(output="unused")
     settings.optimisation.weight_decay = 0.5
@@ -69,7 +69,7 @@ def test_biases_norms_and_the_temperature_do_not_decay():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     for group in optimizer.param_groups:
         group["lr"] = 0.1
-    optimizer.step()  # without a gradient only the decay moves anything: by 0.1 * 0.5
+    optimizer.step()  # with zero gradients only weight decay changes weights, by 0.1 * 0.5
     for name, parameter in model.named_parameters():
         decays = name in trained and parameter.ndim >= 2
         torch.testing.assert_close(parameter.detach(), before[name] * (0.95 if decays else 1.0), msg=name)
@@ -83,7 +83,7 @@ def test_biases_norms_and_the_temperature_do_not_decay():
 
 
 @pytest.mark.parametrize("micro_batch", [1, 4])
-def test_parts_give_the_gradient_of_the_whole_batch_also_for_the_scale(tiny_processor, micro_batch):
+def test_backward_pass_micro_batches_equal_whole_batch(tiny_processor, micro_batch):
     model = tiny()
     settings = Settings(output="unused")
     whole_loss, whole = gradients(model, tiny_processor, settings)
@@ -96,7 +96,7 @@ def test_parts_give_the_gradient_of_the_whole_batch_also_for_the_scale(tiny_proc
 
 
 @pytest.mark.parametrize("micro_batch", [None, 6, 7])
-def test_a_batch_that_fits_is_not_cut(tiny_processor, monkeypatch, micro_batch):
+def test_backward_pass_small_batch_is_not_split(tiny_processor, monkeypatch, micro_batch):
     monkeypatch.setattr("gengeo_hf.training.step.cached_backward", None)
     settings = Settings(output="unused")
     settings.sampling.micro_batch = micro_batch
@@ -104,7 +104,7 @@ def test_a_batch_that_fits_is_not_cut(tiny_processor, monkeypatch, micro_batch):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
-def test_label_smoothing_is_that_of_the_settings(tiny_processor, smoothing):
+def test_backward_pass_uses_label_smoothing_of_settings(tiny_processor, smoothing):
     model = tiny()
     settings = Settings(output="unused")
     assert settings.optimisation.label_smoothing == 0.1  # as Sample4Geo
@@ -114,7 +114,7 @@ def test_label_smoothing_is_that_of_the_settings(tiny_processor, smoothing):
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
-def test_matryoshka_widths_of_the_configuration_are_trained(tiny_processor):
+def test_backward_pass_trains_matryoshka_widths(tiny_processor):
     settings = Settings(output="unused")
     settings.optimisation.label_smoothing = 0.0
     model = tiny(matryoshka_dims=[8, 16])
@@ -127,8 +127,8 @@ def test_matryoshka_widths_of_the_configuration_are_trained(tiny_processor):
         Objective(model, settings)
 
 
-def test_ignored_tiles_leave_the_loss_of_a_step(tiny_processor):
-    """Tile 1 covers the place of photo 0: that one entry of the matrix is left out, in both directions."""
+def test_backward_pass_ignores_semi_positives(tiny_processor):
+    """Tile 1 covers the position of photo 0: this entry of the matrix is ignored in both directions."""
     model, settings = tiny(), Settings(output="unused")
     settings.optimisation.label_smoothing = 0.0
     semi = torch.full((PAIRS, 1), -1).numpy()
@@ -143,26 +143,26 @@ def test_ignored_tiles_leave_the_loss_of_a_step(tiny_processor):
     assert abs(loss - plain) > 1e-4
 
 
-def test_outputs_of_frozen_blocks_are_kept_only_where_it_is_asked_and_possible():
+def test_cached_stages_follow_settings():
     settings, model = Settings(output="unused"), tiny(trainable_blocks=1)
-    assert kept_stages(model, settings)
+    assert cached_stages(model, settings)
     settings.sampling.keep_frozen = False
-    assert not kept_stages(model, settings)
+    assert not cached_stages(model, settings)
     settings.sampling.keep_frozen, settings.optimisation.compile = True, "inductor"
-    assert not kept_stages(model, settings)
+    assert not cached_stages(model, settings)
     settings.optimisation.compile = None
-    assert not kept_stages(tiny(trainable_blocks=1, share_backbone=False, share_aggregator=False), settings)
+    assert not cached_stages(tiny(trainable_blocks=1, share_backbone=False, share_aggregator=False), settings)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_with_advice():
+def test_check_finite_raises_with_advice():
     settings = Settings(output="unused")
-    assert finite(torch.tensor(0.5), 3, settings) == 0.5
+    assert check_finite(torch.tensor(0.5), 3, settings) == 0.5
     for value in (math.inf, -math.inf, math.nan):
         with pytest.raises(GenGeoError, match=r"at step 7: lower optimisation\.learning_rate"):
-            finite(torch.tensor(value), 7, settings)
+            check_finite(torch.tensor(value), 7, settings)
 
 
-def test_the_rate_ends_at_its_final_value_and_warms_up_from_the_first_step():
+def test_learning_rate_warms_up_and_ends_at_final_value():
     settings = Settings(output="unused")
     settings.optimisation.learning_rate, settings.optimisation.final_learning_rate = 1e-3, 1e-5
     settings.optimisation.warmup = 0.05

@@ -1,4 +1,4 @@
-"""The loop itself, on a made-up dataset: it learns, it resumes bit by bit, and it says what is wrong."""
+"""The training loop on random pairs: learning, exact resume, error messages."""
 
 import dataclasses
 import json
@@ -15,17 +15,17 @@ from gengeo_hf.training import checkpoint
 from gengeo_hf.training import loop as train
 from gengeo_hf.training.settings import load_settings
 from tests.conftest import TINY
-from tests.training.made_up import load_made_up
+from tests.training.random_pairs import load_random_pairs
 
 
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "load_pairs", load_made_up)
+    monkeypatch.setattr(train, "load_pairs", load_random_pairs)
     config = tmp_path / "tiny.yaml"
     config.write_text(
         f"""
 output: {tmp_path}/run
-data: {{name: made-up, workers: 0, ground_size: [28, 112], aerial_size: [56, 56]}}
+data: {{name: random, workers: 0, ground_size: [28, 112], aerial_size: [56, 56]}}
 model: {{config: {json.dumps({**TINY, "head_dropout": 0.3})}}}
 augment: {{options: {{flip: true, rotate: true}}}}
 sampling: {{batch_size: 16, neighbours: 8, pool: 16, gps_epochs: 1, mining_every: 1}}
@@ -49,28 +49,28 @@ def losses(folder):
     return [line["loss"] for line in lines if "loss" in line]
 
 
-def test_writes_a_model_that_loads_and_a_log(settings, tmp_path):
+def test_train_writes_model_and_log(settings, tmp_path):
     result = train.main(settings("log_every=1"))
     folder = tmp_path / "run"
     assert 0 <= result["recall@1"] <= 1
     assert len(losses(folder)) == 12  # 4 epochs of 48 // 16 steps
     encoder = Encoder.from_pretrained(folder / "model", device="cpu")
-    assert encoder.training_record["trained_on"] == "made-up/train"
+    assert encoder.training_record["trained_on"] == "random/train"
     assert encoder.training_record["synthetic"] is False
     assert len(list(folder.glob("checkpoint-*"))) == checkpoint.KEPT
     assert json.loads((folder / "model" / TRAINING_RECORD).read_text())["settings"]["sampling"]["batch_size"] == 16
     assert not list(folder.rglob("*.pkl")) and not list(folder.rglob("*.bin")), "something could run code when loaded"
 
 
-def test_it_learns(settings, tmp_path):
+def test_train_lowers_loss(settings, tmp_path):
     train.main(settings("log_every=1", "optimisation.epochs=25", "evaluate_every=25", "augment.enabled=false"))
     curve = losses(tmp_path / "run")
     assert sum(curve[-5:]) / 5 < 0.75 * sum(curve[:5]) / 5
 
 
 @pytest.mark.parametrize("stop_after", [(1, 0), (3, 0), (0, 2), (2, 1)], ids=str)
-def test_a_resumed_run_ends_with_the_same_bits(settings, tmp_path, monkeypatch, stop_after):
-    """Stopped after an epoch, or after a batch inside of one: of an epoch on the map, and of one that was mined."""
+def test_train_resumed_run_gives_same_bits(settings, tmp_path, monkeypatch, stop_after):
+    """Interrupted after an epoch, or after a batch inside an epoch with geographic or with mined neighbours."""
     train.main(settings(f"output={tmp_path}/whole", "log_every=1"))
     save = checkpoint.save
 
@@ -94,17 +94,17 @@ def test_a_resumed_run_ends_with_the_same_bits(settings, tmp_path, monkeypatch, 
     assert steps[0] == steps[1]
 
 
-def test_a_finished_run_is_made_longer_and_not_shorter(settings, tmp_path, capsys):
+def test_train_finished_run_can_be_extended_not_shortened(settings, tmp_path, capsys):
     train.main(settings("optimisation.epochs=2", "log_every=1"))
     before = losses(tmp_path / "run")
     train.main(settings("optimisation.epochs=3", "log_every=1"))
-    assert "a run of 2 epochs, which is made longer" in capsys.readouterr().out
+    assert "a run of 2 epochs, which is extended" in capsys.readouterr().out
     assert losses(tmp_path / "run")[:6] == before and len(losses(tmp_path / "run")) == 9
-    with pytest.raises(GenGeoError, match=r"holds a run with optimisation\.epochs=3, not 2"):
+    with pytest.raises(GenGeoError, match=r"contains a run with optimisation\.epochs=3, not 2"):
         train.main(settings("optimisation.epochs=2"))
 
 
-def test_the_last_line_tells_recall_in_percent(settings, capsys):
+def test_train_last_line_has_recall_in_percent(settings, capsys):
     result = train.main(settings("optimisation.epochs=1"))
     last = capsys.readouterr().out.rstrip().splitlines()[-1]
     assert last.endswith(f"R@1 {100 * result['recall@1']:.1f}%")
@@ -122,7 +122,7 @@ def test_the_last_line_tells_recall_in_percent(settings, capsys):
         ("model.config.trainable_blocks=9", "trainable_blocks=9, but the backbone has"),
     ],
 )
-def test_settings_that_do_not_fit_are_one_line(settings, tmp_path, override, said):
+def test_train_invalid_settings_are_one_line(settings, tmp_path, override, said):
     (tmp_path / "empty").mkdir()
     with pytest.raises(GenGeoError) as caught:
         train.main(settings(override.format(empty=tmp_path / "empty")))
@@ -130,31 +130,33 @@ def test_settings_that_do_not_fit_are_one_line(settings, tmp_path, override, sai
 
 
 @pytest.mark.parametrize(
-    ("name", "place"),
+    ("name", "offset"),
     [("optimizer.safetensors", -1000), ("model.safetensors", 20_000), ("neighbours-visual.parquet", 40)],
 )
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(settings, tmp_path, capsys, name, place):
+def test_resume_damaged_checkpoint_uses_previous_one(settings, tmp_path, capsys, name, offset):
     train.main(settings())
-    expected = {key: value.clone() for key, value in weights(tmp_path / "run").items()}  # not the file, mapped
+    expected = {
+        key: value.clone() for key, value in weights(tmp_path / "run").items()
+    }  # copies, since the file is memory-mapped
     newest = sorted((tmp_path / "run").glob("checkpoint-*"))[-1]
     file = newest / name
     content = bytearray(file.read_bytes())
-    content[place] ^= 1
-    file.write_bytes(content if place > 0 else content[:place])  # one bit, or the end cut off
+    content[offset] ^= 1
+    file.write_bytes(content if offset > 0 else content[:offset])  # one changed bit, or a truncated file
     train.main(settings())
     assert f"{newest.name} cannot be read" in capsys.readouterr().out
     for name, value in weights(tmp_path / "run").items():
         assert torch.equal(value, expected[name])
 
 
-def test_other_settings_are_refused(settings, tmp_path):
+def test_resume_other_settings_are_refused(settings, tmp_path):
     train.main(settings("optimisation.epochs=1"))
-    with pytest.raises(GenGeoError, match="holds a run with sampling"):
+    with pytest.raises(GenGeoError, match="contains a run with sampling"):
         train.main(settings("optimisation.epochs=1", "sampling.batch_size=8"))
 
 
-def test_other_tiles_are_refused_and_not_taken_for_a_damaged_checkpoint(settings, tmp_path, monkeypatch):
-    """The same photos with new imagery: the stored neighbour tables name tiles that are no more."""
+def test_resume_other_tiles_are_refused(settings, tmp_path, monkeypatch):
+    """The same photos with new imagery: the stored neighbour tables contain tiles that do not exist."""
     train.main(settings("optimisation.epochs=1"))
     load = train.load_pairs
 
@@ -166,19 +168,19 @@ def test_other_tiles_are_refused_and_not_taken_for_a_damaged_checkpoint(settings
         )
 
     monkeypatch.setattr(train, "load_pairs", load_others)
-    with pytest.raises(GenGeoError, match="holds a run on other training data"):
+    with pytest.raises(GenGeoError, match="contains a run on other training data"):
         train.main(settings("optimisation.epochs=1"))
 
 
-def test_other_data_are_refused(settings, tmp_path, monkeypatch):
-    """Also where every batch is drawn at random, so that no neighbour table names the photos."""
-    random = [
+def test_resume_other_data_are_refused(settings, tmp_path, monkeypatch):
+    """Also with random batches, for which no neighbour table with ids is stored."""
+    options = [
         "optimisation.epochs=1",
         "sampling.neighbours=0",
         "sampling.mining_every=0",
         "sampling.first_phase=random",
     ]
-    train.main(settings(*random))
+    train.main(settings(*options))
     load = train.load_pairs
 
     def load_others(*arguments, **options):
@@ -187,11 +189,11 @@ def test_other_data_are_refused(settings, tmp_path, monkeypatch):
         return dataclasses.replace(data, queries=renamed)
 
     monkeypatch.setattr(train, "load_pairs", load_others)
-    with pytest.raises(GenGeoError, match="holds a run on other training data"):
-        train.main(settings(*random))
+    with pytest.raises(GenGeoError, match="contains a run on other training data"):
+        train.main(settings(*options))
 
 
-def test_the_learning_rate_ends_where_it_should_when_batches_are_dropped(settings, tmp_path, monkeypatch):
+def test_train_learning_rate_ends_at_final_value_with_dropped_batches(settings, tmp_path, monkeypatch):
     plan = sampler_module.plan_epoch
 
     def plan_with_fewer(*arguments, **options):
@@ -202,10 +204,12 @@ def test_the_learning_rate_ends_where_it_should_when_batches_are_dropped(setting
     train.main(settings("log_every=1", "optimisation.epochs=4"))
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     rates = [line["learning_rate"] for line in lines if "loss" in line]
-    assert len(rates) == 8 and rates[-1] < 0.1 * max(rates)  # the last of 12 steps would be far from it
+    assert len(rates) == 8 and rates[-1] < 0.1 * max(
+        rates
+    )  # without scaling, the last of 12 steps would have a higher rate
 
 
-def test_micro_batches_give_the_same_training(settings, tmp_path):
+def test_train_micro_batches_give_same_losses(settings, tmp_path):
     still = ["augment.enabled=false", "model.config.head_dropout=0.0", "log_every=1", "optimisation.epochs=2"]
     train.main(settings(f"output={tmp_path}/plain", *still))
     train.main(settings(f"output={tmp_path}/parts", "sampling.micro_batch=4", *still))
@@ -213,14 +217,14 @@ def test_micro_batches_give_the_same_training(settings, tmp_path):
 
 
 @pytest.mark.parametrize("log_every", [1, 1000])
-def test_a_diverging_run_stops_with_advice_and_its_weights_are_not_saved(settings, tmp_path, log_every):
-    """Also one that is over before it writes a line."""
+def test_train_diverging_run_stops_and_saves_nothing(settings, tmp_path, log_every):
+    """Also if the run ends before it writes a line to the log."""
     with pytest.raises(GenGeoError, match=r"lower optimisation\.learning_rate"):
         train.main(settings(f"log_every={log_every}", "optimisation.learning_rate=1e30", "optimisation.clip_norm=null"))
     assert not (tmp_path / "run" / "model").exists() and not list((tmp_path / "run").glob("checkpoint-*"))
 
 
-def test_checkpoints_left_half_written_are_not_taken(settings, tmp_path):
+def test_resume_ignores_partial_checkpoints(settings, tmp_path):
     train.main(settings("optimisation.epochs=2"))
     whole = sorted((tmp_path / "run").glob("checkpoint-*"))[-1]
     shutil.copytree(whole, whole.with_name(f".{whole.name}-abc"))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers an Inference Endpoint: images of either view to unit descriptors.
+"""Handler of an Inference Endpoint: encodes images of either view to descriptors of length 1.
 
-The request is a raw image body, or JSON {"inputs": base64 or a list of them, "parameters": {"view": "aerial"}}.
-The answer is {"view": ..., "descriptors": one list of numbers for each image}. The dot product of two is their cosine.
+A request is a raw image body, or JSON {"inputs": base64 text or a list of it, "parameters": {"view": "aerial"}}. The
+answer is {"view": ..., "descriptors": a list of numbers for each image}; a dot product is a cosine similarity.
 """
 
 import base64
@@ -13,18 +13,18 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
-# Not everything that Pillow knows: EPS, for one, would start Ghostscript on a stranger's file. For the whole process:
-# the server that calls this file opens images as well.
+# Pillow opens only these formats in this process, also when the server calls it: EPS, for example, would start
+# Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 Image.init()
 Image.ID[:] = [name for name in Image.ID if name in FORMATS]
 
 
 class EndpointHandler:
-    """Loads the model once, then answers requests.
+    """Loads the model once, and encodes the images of requests.
 
     Args:
-        path: folder of this repository.
+        path: Directory of this repository.
     """
 
     def __init__(self, path: str = "") -> None:
@@ -36,8 +36,14 @@ class EndpointHandler:
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Encode the images of one request.
 
+        Args:
+            data: Request, see above.
+
+        Returns:
+            Answer, see above.
+
         Raises:
-            ValueError: the request is not as described above, the view is unknown, or an input is not an image.
+            ValueError: The request has another form, the view is unknown, or an input is not an image.
         """
         parameters = data.get("parameters") or {}
         if not isinstance(parameters, dict):
@@ -54,15 +60,15 @@ class EndpointHandler:
 
 
 def read_image(item: Any) -> Image.Image:
-    """A decoded image from a PIL image, bytes, or base64 text; the image processor turns it upright and into RGB."""
+    """Decode a PIL image, bytes or base64 text; the image processor makes the image upright and RGB."""
     if isinstance(item, Image.Image):
         return item
     try:
         if isinstance(item, str):
-            text = "".join(item.rpartition("base64,")[2].split())  # `base64 photo.jpg` breaks its lines
+            text = "".join(item.rpartition("base64,")[2].split())  # `base64 photo.jpg` wraps lines
             item = base64.b64decode(text, validate=True)
         image = Image.open(io.BytesIO(item))
         image.load()
         return image
-    except Exception as error:  # decoders meet damaged files in many ways
-        raise ValueError(f"an input is no image ({error}): send image bytes, or base64 of them in JSON") from error
+    except Exception as error:  # decoders raise many kinds of errors
+        raise ValueError(f"an input is not an image ({error}): send the bytes of an image, or base64 text in JSON") from error

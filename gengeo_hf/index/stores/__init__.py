@@ -1,7 +1,7 @@
-"""The same index in a vector database, for galleries past one machine: Milvus or Qdrant.
+"""Indexes in a vector database (Milvus or Qdrant), for galleries that are too large for one machine.
 
-A `GeoIndex` directory stays the store of record; `export_index` makes a store mirror it, and `StoreIndex` answers from
-the store like a `GeoIndex`.
+A `GeoIndex` directory remains the primary copy. `export_index` copies it to a store, and `StoreIndex` searches the
+store like a `GeoIndex`.
 """
 
 from gengeo_hf.index.stores.export import export_index

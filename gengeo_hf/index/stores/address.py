@@ -1,4 +1,4 @@
-"""Addresses of stores: their parts, and how they may be shown, as an address may carry a user, a password or a key."""
+"""Parses addresses of stores, and removes user names, passwords and keys from them for display."""
 
 import re
 from urllib.parse import urlsplit, urlunsplit
@@ -7,20 +7,20 @@ HIDDEN = "***"
 
 
 def split_address(address: str) -> tuple[str, str, str]:
-    """Kind, place and name of an index of `KIND:WHERE[#NAME]`; "" for what is missing.
+    """Split `KIND:WHERE[#NAME]` into kind, address of the server or file, and name of the index; "" for missing parts.
 
     Args:
-        address: As the user wrote it.
+        address: Address as the user gave it.
     """
     kind, _, where = address.partition(":")
-    before, mark, name = where.rpartition("#")
-    if mark and re.fullmatch("[A-Za-z0-9_]{1,64}", name):
+    before, separator, name = where.rpartition("#")
+    if separator and re.fullmatch("[A-Za-z0-9_]{1,64}", name):
         return kind, before, name
     return kind, where, ""
 
 
 def shown(address: str) -> str:
-    """The address without user, password, query and fragment: `milvus:http://***@host:19530`."""
+    """Address without user, password, query and fragment: `milvus:http://***@host:19530`."""
     kind, _, where = address.partition(":")
     if "://" not in where:
         return address
@@ -30,11 +30,11 @@ def shown(address: str) -> str:
 
 
 def without_secrets(text: str, where: str) -> str:
-    """What a client says of its server, without the secrets of the address that it may repeat.
+    """Remove the secrets of an address from the message of a client.
 
     Args:
-        text: Any text.
-        where: The address without its kind.
+        text: Message of the client.
+        where: Address without its kind.
     """
     parts = urlsplit(where) if "://" in where else None
     secrets = [] if parts is None else [parts.netloc.rpartition("@")[0], parts.query, parts.fragment, parts.password]

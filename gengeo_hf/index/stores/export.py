@@ -1,4 +1,4 @@
-"""Make a vector database mirror an index: tiles that are new or changed are written, removed ones go."""
+"""Copies an index to a vector database: writes new and changed tiles, and deletes removed tiles."""
 
 import json
 import re
@@ -17,41 +17,41 @@ from gengeo_hf.index.index import GeoIndex
 from gengeo_hf.index.scan import sample_queries
 from gengeo_hf.index.stores.protocol import BATCH, RIGHTS, StoreIndex
 
-LEAST_AGREEMENT = 0.95  # of the top ten with the exact answer; less means that something is wrong
+LEAST_AGREEMENT = 0.95  # agreement of the top ten with exact search; a lower value indicates an error
 
 
 def export_index(index: GeoIndex, store: StoreIndex, progress: bool = False, samples: int = 20) -> dict[str, Any]:
-    """Make a store mirror an index, from where an interrupted export stopped, and compare the two.
+    """Copy an index to a store, or resume an interrupted export, and compare the results of both.
 
-    Tiles that the store has and the index has not (any more) are removed from the store.
+    Tiles of the store that are not in the index are deleted from the store.
 
     Args:
-        index: The store of record.
-        store: An open connection. Its `index_name`, or else the name of the index's directory, names the collection.
+        index: Index to copy.
+        store: Open connection. The collection is named by its `index_name`, else by the directory of the index.
         progress: Show a bar with tiles per second.
-        samples: Queries whose top ten are compared with the exact answer of the index.
+        samples: Number of queries whose top ten are compared with the exact search of the index.
 
     Returns:
         `tiles` in the index, `count` in the store, `removed` from the store, `index_name`, `top10_agreement` in [0, 1].
 
     Raises:
-        GenGeoError: The collection is that of another index, or does not hold the tiles of this one afterwards.
+        GenGeoError: The collection belongs to another index, or does not hold the tiles of this index after the export.
     """
     from tqdm.auto import tqdm
 
     name = store.index_name or collection_name(index.path)
     store.create(index.manifest.model.fingerprint, index.manifest.dim, name)
-    removed = _strangers(index, store, name)
-    # The state belongs to this content of the index, this store and what the store still holds.
+    removed = _unknown_tiles(index, store, name)
+    # The state is valid for this content of the index and this store.
     state = _State(index, [store.address, name, index.manifest.content_id])
     done = state.read() if len(store) else 0
     with tqdm(total=len(index), initial=done, desc="export", unit="tile", disable=not progress) as bar:
-        seen = 0
+        read = 0
         for tiles, vectors in _batches(index):
-            seen += len(tiles)
-            if seen > done:
+            read += len(tiles)
+            if read > done:
                 store.engine.upsert(store._name, _rows(index, tiles), vectors.astype(np.float32))
-                state.write(seen)
+                state.write(read)
                 bar.update(len(tiles))
     state.clear()
     store.remove_ids(removed)
@@ -67,34 +67,34 @@ def export_index(index: GeoIndex, store: StoreIndex, progress: bool = False, sam
 
 
 def collection_name(path: Path) -> str:
-    """The name of an index in stores: that of its directory without ending, in letters, digits and `_`."""
+    """Name of an index in stores: that of its directory without suffix, in letters, digits and `_`."""
     return re.sub(r"[^A-Za-z0-9]+", "_", real_path(path).name.removesuffix(".gengeo")).strip("_")[:64] or "index"
 
 
-def _strangers(index: GeoIndex, store: StoreIndex, name: str) -> list[str]:
-    """Tiles of the collection that are not in the index.
+def _unknown_tiles(index: GeoIndex, store: StoreIndex, name: str) -> list[str]:
+    """Ids of the tiles of the collection that are not in the index.
 
     Raises:
-        GenGeoError: None of its tiles is in the index: it belongs to another index with the same name.
+        GenGeoError: None of its tiles is in the index: the collection belongs to another index with the same name.
     """
     if not len(store):
         return []
     known = index.tiles["tile_id"].combine_chunks()
-    total, strangers = 0, []
+    total, unknown = 0, []
     for rows in store.engine.rows(store._name):
         ids = pa.array([row["tile_id"] for row in rows], pa.string())
-        strangers += ids.filter(pc.invert(pc.is_in(ids, known))).to_pylist()
+        unknown += ids.filter(pc.invert(pc.is_in(ids, known))).to_pylist()
         total += len(ids)
-    if len(index) and total and len(strangers) == total:
+    if len(index) and total and len(unknown) == total:
         raise GenGeoError(
-            f"{store.address} holds {total:,} tiles named {name}, and none of them is in {index.path}: they are of "
-            "another index; give this one another name by adding #NAME to the address"
+            f"{store.address} holds {total:,} tiles named {name}, and none of them is in {index.path}: they belong to "
+            "another index; give this index another name by adding #NAME to the address"
         )
-    return strangers
+    return unknown
 
 
 def _rows(index: GeoIndex, tiles: pa.Table) -> list[dict[str, Any]]:
-    """Rows for a store: those of the table, with the rights of their imagery."""
+    """Rows of a store: rows of the table, with the rights of their imagery."""
     rows: list[dict[str, Any]] = tiles.to_pylist()
     for row in rows:
         source = index.source_of(row["source"] or "")
@@ -103,7 +103,7 @@ def _rows(index: GeoIndex, tiles: pa.Table) -> list[dict[str, Any]]:
 
 
 def _agreement(index: GeoIndex, store: StoreIndex, samples: int) -> float:
-    """Share of the exact top ten that the store finds, over sample queries."""
+    """Share of the exact top ten that the store finds, for synthetic queries."""
     if not len(index):
         return 1.0
     largest = max(index.segments, key=lambda segment: segment.record.live)
@@ -113,7 +113,7 @@ def _agreement(index: GeoIndex, store: StoreIndex, samples: int) -> float:
 
 
 def _batches(index: GeoIndex) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """Live tiles and their descriptors, at most `BATCH` at a time, always in the same portions."""
+    """Yield live tiles and their descriptors in fixed batches of at most `BATCH`."""
     for segment in index.segments:
         rows = segment.live_rows()
         for start in range(0, len(rows), BATCH):
@@ -122,14 +122,14 @@ def _batches(index: GeoIndex) -> Iterator[tuple[pa.Table, np.ndarray]]:
 
 
 class _State:
-    """How far an export has come, in a file beside the index; kept nowhere where that place cannot be written."""
+    """Progress of an export, in a file in the parent directory of the index; not stored if that is read-only."""
 
     def __init__(self, index: GeoIndex, key: list[str]) -> None:
         self._path = index.path.with_name(f".{index.path.name}.export.json")
         self._key, self._is_kept = key, True
 
     def read(self) -> int:
-        """Rows that an interrupted export of the same content to the same store has written."""
+        """Number of rows that an interrupted export of the same content to the same store has written."""
         try:
             state = json.loads(self._path.read_text(encoding="utf-8"))
             return int(state["done"]) if state["key"] == self._key else 0
@@ -137,7 +137,7 @@ class _State:
             return 0
 
     def write(self, done: int) -> None:
-        """Note that rows have been written; an index that is read-only is exported all the same."""
+        """Store the number of written rows, if possible."""
         if self._is_kept:
             try:
                 write_json(self._path, {"key": self._key, "done": done})
@@ -145,6 +145,6 @@ class _State:
                 self._is_kept = False
 
     def clear(self) -> None:
-        """The export is complete."""
+        """Remove the file after a complete export."""
         if self._is_kept:
             self._path.unlink(missing_ok=True)

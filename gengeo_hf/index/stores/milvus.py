@@ -1,7 +1,7 @@
-"""Milvus, embedded (`./local.db`, milvus-lite) or a server or cluster (`http://host:19530`): the same calls.
+"""Milvus engine, for a file (`./local.db`, milvus-lite) or a server or cluster (`http://host:19530`).
 
-A collection has one row for each tile. A prior becomes a box of latitudes and longitudes: milvus-lite's `ST_DWITHIN`
-measures planar degrees, so `StoreIndex` checks the circle in metres.
+A collection has one row for each tile. A prior is converted to bounds of latitude and longitude, because `ST_DWITHIN`
+of milvus-lite measures planar degrees; `StoreIndex` checks the circle in metres.
 """
 
 import contextlib
@@ -21,22 +21,22 @@ from gengeo_hf.index.stores.protocol import RIGHTS
 
 FIELDS = (*TILE_SCHEMA.names, *RIGHTS)
 TEXTS = ("area", "source", *RIGHTS)
-TEXT = 1024  # longest tile id, area, source or attribution, in bytes
-PAGE = 1000  # rows that are listed at a time
+TEXT = 1024  # maximum length of a tile id, area, source or attribution, bytes
+PAGE = 1000  # rows of a page
 
 
 class MilvusEngine:
-    """See `Engine`.
+    """Milvus, with the methods of `Engine`.
 
     Args:
-        where: A file for milvus-lite, or the address of a server.
+        where: File of milvus-lite, or address of a server.
 
     Raises:
         MissingExtraError: pymilvus is not installed.
-        GenGeoError: Nobody answers.
+        GenGeoError: The file cannot be opened, or the server does not respond.
     """
 
-    timeout = 120.0  # seconds; without one the client tries a server that has gone away 75 times
+    timeout = 120.0  # seconds; without it the client retries a stopped server 75 times
 
     def __init__(self, where: str) -> None:
         try:
@@ -45,19 +45,19 @@ class MilvusEngine:
             raise MissingExtraError("pymilvus", "milvus", "use a Milvus store") from error
         with _captured_log() as logged:
             try:
-                # The client's own pings, every 10 s, make servers with gRPC's default limits close an idle connection.
-                calm = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_calls": False}
-                self._client = MilvusClient(where, timeout=10, **({"grpc_options": calm} if "://" in where else {}))
-            except Exception as error:  # its own exceptions, and those of gRPC
+                # The client pings every 10 s, so servers with the default limits of gRPC close an idle connection.
+                options = {"grpc.keepalive_time_ms": 300_000, "grpc.keepalive_permit_without_calls": False}
+                self._client = MilvusClient(where, timeout=10, **({"grpc_options": options} if "://" in where else {}))
+            except Exception as error:  # exceptions of pymilvus and gRPC
                 raise GenGeoError(_why_not_open(where, error, logged)) from error
         self._fields: dict[str, list[str]] = {}
 
     def names(self) -> list[str]:
-        """Collections that are there."""
+        """Names of all collections."""
         return list(self._client.list_collections(timeout=self.timeout))
 
     def create(self, name: str, dim: int) -> None:
-        """Make a collection with an exact index; a cluster's administrator may choose another."""
+        """Create a collection with an exact index; an administrator may choose another index."""
         from pymilvus import DataType
 
         if self._client.has_collection(name):
@@ -78,10 +78,10 @@ class MilvusEngine:
         """Write rows and vectors.
 
         Args:
-            name, rows, vectors: As `Engine.upsert`.
+            name, rows, vectors: As in `Engine.upsert`.
 
         Raises:
-            GenGeoError: A text is longer than Milvus keeps.
+            GenGeoError: A text is too long for Milvus.
         """
         for row in rows:
             if any(len(str(row[field]).encode()) > TEXT for field in ("tile_id", *TEXTS)):
@@ -92,10 +92,10 @@ class MilvusEngine:
         self._client.upsert(name, data, timeout=self.timeout)
 
     def search(self, name: str, queries: np.ndarray, k: int, near: Near | None) -> list[list[tuple[dict, float]]]:
-        """Rows and scores, with a prior those of its box.
+        """Search rows; a prior is extended to bounds that contain its circle.
 
         Args:
-            name, queries, k, near: As `Engine.search`.
+            name, queries, k, near: As in `Engine.search`.
         """
         found = self._client.search(
             name,
@@ -112,24 +112,24 @@ class MilvusEngine:
         ]
 
     def rows(self, name: str) -> Iterator[list[dict[str, Any]]]:
-        """All rows without their vectors."""
-        with _captured_log():  # it warns that it uses its own clock
+        """Yield all rows without their vectors."""
+        with _captured_log():  # suppresses a warning about its clock
             pages = self._client.query_iterator(name, batch_size=PAGE, output_fields=self._load(name), filter="")
             while page := pages.next():
                 yield [dict(row) for row in page]
             pages.close()
 
     def count(self, name: str) -> int:
-        """Rows in a collection."""
+        """Number of rows of a collection."""
         self._load(name)
         return int(self._client.query(name, output_fields=["count(*)"], timeout=self.timeout)[0]["count(*)"])
 
     def delete(self, name: str, tile_ids: Sequence[str]) -> None:
-        """Remove rows."""
+        """Delete rows by tile id."""
         self._client.delete(name, ids=list(tile_ids), timeout=self.timeout)
 
     def _load(self, name: str) -> list[str]:
-        """Make sure that a collection, which another process may have made, can be asked; the names of its fields."""
+        """Load a collection, which another process may have created; returns the names of its fields."""
         if name not in self._fields:
             self._client.load_collection(name, timeout=self.timeout)
             fields = self._client.describe_collection(name, timeout=self.timeout)["fields"]
@@ -138,20 +138,20 @@ class MilvusEngine:
 
 
 class _Records(logging.Handler):
-    """Keeps what is logged."""
+    """Stores log records."""
 
     def __init__(self) -> None:
         super().__init__()
         self.records: list[logging.LogRecord] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a record."""
+        """Store a record."""
         self.records.append(record)
 
 
 @contextlib.contextmanager
 def _captured_log() -> Iterator[list[logging.LogRecord]]:
-    """What the client logs, instead of on the user's terminal: its own errors say less, with a stack trace."""
+    """Collect the log records of the client instead of printing them; they explain its errors."""
     handler = _Records()
     loggers = [logging.getLogger(name) for name in ("milvus_lite", "pymilvus")]
     before = [logger.propagate for logger in loggers]
@@ -167,7 +167,7 @@ def _captured_log() -> Iterator[list[logging.LogRecord]]:
 
 
 def _why_not_open(where: str, error: Exception, logged: Sequence[logging.LogRecord]) -> str:
-    """One line about a store that cannot be opened."""
+    """Message for a store that cannot be opened."""
     address = shown("milvus:" + where)
     causes = [r.exc_info[1] for r in logged if r.exc_info and isinstance(r.exc_info[1], Exception)]
     if any(type(cause).__name__ == "DataDirLockedError" for cause in causes):
@@ -180,14 +180,14 @@ def _why_not_open(where: str, error: Exception, logged: Sequence[logging.LogReco
 
 
 def _box(near: Near) -> str:
-    """A filter that holds the whole circle; one per cent wider, because a box of the ellipsoid is asked by a sphere."""
+    """Filter of bounds that contain a circle, 1 % wider because bounds use the ellipsoid and the circle a sphere."""
     side = 2.02 * near.radius_m
     box = bounds_around(near.lat, near.lon, side, side)
-    # Away from the middle a metre is more degrees of longitude: take them at the edge that is nearest to a pole.
+    # A metre is most degrees of longitude at the edge nearest to a pole.
     top = max(abs(box.south), abs(box.north))
     edge = bounds_around(min(top, 90.0), near.lon, side, side)
     lat = f"lat >= {box.south} and lat <= {box.north}"
     if top >= 90 or (edge.west, edge.east) == (-180.0, 180.0):
         return lat
-    word = "or" if edge.crosses_date_line else "and"
-    return f"{lat} and (lon >= {edge.west} {word} lon <= {edge.east})"
+    operator = "or" if edge.crosses_date_line else "and"
+    return f"{lat} and (lon >= {edge.west} {operator} lon <= {edge.east})"

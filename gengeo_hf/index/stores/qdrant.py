@@ -1,7 +1,7 @@
-"""Qdrant: a server or cluster (`http://host:6333`), or in memory (`:memory:`) for tests.
+"""Qdrant engine, for a server or cluster (`http://host:6333`), or in memory (`:memory:`) for tests.
 
-A collection has one point for each tile. The in-memory mode of the client is what the tests run; its way over the wire
-is untested here.
+A collection has one point for each tile. Tests use the in-memory mode of the client; connections to a server are not
+tested.
 """
 
 import uuid
@@ -15,18 +15,18 @@ from gengeo_hf.common.transfer import first_line
 from gengeo_hf.common.units import Near
 from gengeo_hf.index.stores.address import shown, without_secrets
 
-NAMESPACE = uuid.UUID("6f1bb6a5-6f0b-5d0c-9d0e-9a2f4f3c1e57")  # tile ids are text, Qdrant's are UUIDs
+NAMESPACE = uuid.UUID("6f1bb6a5-6f0b-5d0c-9d0e-9a2f4f3c1e57")  # tile ids are text, ids of Qdrant are UUIDs
 
 
 class QdrantEngine:
-    """See `Engine`.
+    """Qdrant, with the methods of `Engine`.
 
     Args:
         where: Address of a server, or `:memory:`.
 
     Raises:
-        MissingExtraError: Qdrant-client is not installed.
-        GenGeoError: Nobody answers.
+        MissingExtraError: qdrant-client is not installed.
+        GenGeoError: The server does not respond.
     """
 
     def __init__(self, where: str) -> None:
@@ -42,30 +42,30 @@ class QdrantEngine:
                 else QdrantClient(url=where, timeout=10, check_compatibility=False)
             )
             self._client.get_collections()
-        except Exception as error:  # its own exceptions, and those of httpx
+        except Exception as error:  # exceptions of the client and of httpx
             first = without_secrets(first_line(error), where)
             raise GenGeoError(f"no Qdrant at {shown('qdrant:' + where)}: {first}") from error
 
     def names(self) -> list[str]:
-        """Collections that are there."""
+        """Names of all collections."""
         return [collection.name for collection in self._client.get_collections().collections]
 
     def create(self, name: str, dim: int) -> None:
-        """Make a collection with an index of places."""
+        """Create a collection with an index of positions."""
         from qdrant_client import models
 
         if self._client.collection_exists(name):
             return
         vectors = models.VectorParams(size=dim, distance=models.Distance.DOT, datatype=models.Datatype.FLOAT16)
         self._client.create_collection(name, vectors_config=vectors)
-        if not self._in_memory:  # which has no payload index, and warns
+        if not self._in_memory:  # the in-memory mode has no payload index
             self._client.create_payload_index(name, "place", models.PayloadSchemaType.GEO)
 
     def upsert(self, name: str, rows: Sequence[dict[str, Any]], vectors: np.ndarray) -> None:
         """Write rows and vectors.
 
         Args:
-            name, rows, vectors: As `Engine.upsert`.
+            name, rows, vectors: As in `Engine.upsert`.
         """
         from qdrant_client import models
 
@@ -80,19 +80,23 @@ class QdrantEngine:
         self._client.upsert(name, points, wait=True)
 
     def search(self, name: str, queries: np.ndarray, k: int, near: Near | None) -> list[list[tuple[dict, float]]]:
-        """Rows and scores. Under a prior exactly: an approximate graph with a filter lost a fifth of the top ten.
+        """Search rows; exactly with a prior, because the approximate graph with a filter lost a fifth of the top ten.
 
         Args:
-            name, queries, k, near: As `Engine.search`.
+            name, queries, k, near: As in `Engine.search`.
         """
         from qdrant_client import models
 
         condition = None
         if near is not None:
             middle = models.GeoPoint(lat=near.lat, lon=near.lon)
-            circle = models.GeoRadius(center=middle, radius=near.radius_m * 1.01)  # its Earth may be another sphere
+            circle = models.GeoRadius(
+                center=middle, radius=near.radius_m * 1.01
+            )  # Qdrant may use another radius of the Earth
             condition = models.Filter(must=[models.FieldCondition(key="place", geo_radius=circle)])
-        exact = None if self._in_memory else models.SearchParams(exact=near is not None)  # in memory always is
+        exact = (
+            None if self._in_memory else models.SearchParams(exact=near is not None)
+        )  # the in-memory mode is always exact
         answers = []
         for query in queries:
             found = self._client.query_points(
@@ -107,7 +111,7 @@ class QdrantEngine:
         return answers
 
     def rows(self, name: str) -> Iterator[list[dict[str, Any]]]:
-        """All rows without their vectors."""
+        """Yield all rows without their vectors."""
         offset = None
         while True:
             points, offset = self._client.scroll(name, limit=1000, offset=offset, with_payload=True)
@@ -116,11 +120,11 @@ class QdrantEngine:
                 return
 
     def count(self, name: str) -> int:
-        """Rows in a collection."""
+        """Number of rows of a collection."""
         return self._client.count(name, exact=True).count
 
     def delete(self, name: str, tile_ids: Sequence[str]) -> None:
-        """Remove rows."""
+        """Delete rows by tile id."""
         from qdrant_client import models
 
         selector = models.PointIdsList(points=[_id(tile) for tile in tile_ids])
@@ -128,5 +132,5 @@ class QdrantEngine:
 
 
 def _id(tile_id: str) -> str:
-    """The point id of a tile, the same in every run."""
+    """Id of the point of a tile, the same in every run."""
     return str(uuid.uuid5(NAMESPACE, tile_id))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gengeo_hf.data.views import downward_view, ground_bev, padded_sphere, polar_tile
+from gengeo_hf.model.view_transforms import downward_view, ground_bev, padded_sphere, polar_tile
 
 
 def bilinear(image, row, column, wrap):

@@ -1,7 +1,8 @@
-"""Frozen blocks run once in a training: what they give for each training image is kept in memory.
+"""Cache of the tokens after the frozen blocks for all training images, so that frozen blocks run once in a training.
 
-It needs `data.in_memory`, frozen blocks at the start of the backbone, and images that nothing changes but a joint
-mirror: then each view of a pair has one or two forms. Elsewhere `keep_tokens` gives None and the blocks run each time.
+It requires `data.in_memory`, frozen blocks at the start of the backbone, and no augmentation except a joint mirror, so
+that each image of a pair has at most two forms. Otherwise `build_token_cache` returns None and the blocks run in every
+step.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,30 +17,30 @@ from torch import Tensor, nn
 from gengeo_hf.data.augment import Augmentation
 from gengeo_hf.data.cache import PairsInMemory
 from gengeo_hf.encoding.encoder import Encoder, View
-from gengeo_hf.learning.grad_cache import forward_by
+from gengeo_hf.learning.grad_cache import replace_forward
 from gengeo_hf.model import GenGeoImageProcessor, GenGeoModel
 from gengeo_hf.model.backbones import frozen_stages
 from gengeo_hf.training.descriptors import normalise
 from gengeo_hf.training.settings import Settings
 
-LIMIT = 4 * 2**30  # bytes that may be kept
-AT_ONCE = 64  # images
+LIMIT = 4 * 2**30  # maximum size of the cache in bytes
+AT_ONCE = 64  # images per forward pass
 VIEWS: tuple[View, View] = ("ground", "aerial")
 
 
-class _ReachedError(Exception):
-    """Carries the output of the last frozen stage out of a forward pass."""
+class _StageReached(Exception):
+    """Ends a forward pass after the last frozen stage; its argument is the output of the stage."""
 
 
-class KeptTokens:
-    """Tokens after the frozen blocks, for every training pair. Takes the place of the augmentation in a step.
+class TokenCache:
+    """Tokens after the frozen blocks for every training pair. It replaces the augmentation in a step.
 
     Args:
-        model: On its device; its frozen parameters must not change any more.
-        pairs: The training pairs.
-        processor: For the normalisation and the sizes.
-        augmentation: The joint mirror, or None where images stay as they are.
-        accelerator: For the precision.
+        model: Model on its device; its frozen parameters must not change afterwards.
+        pairs: Training pairs.
+        processor: Preprocessing with the normalisation and the sizes.
+        augmentation: Joint mirror; None for no augmentation.
+        accelerator: Accelerator with the precision.
     """
 
     def __init__(
@@ -66,11 +67,11 @@ class KeptTokens:
 
     @property
     def nbytes(self) -> int:
-        """Memory that is taken."""
+        """Size of the cache in bytes."""
         return sum(tokens.nbytes for tokens in self.tokens.values())
 
     def __call__(self, batch: dict[str, Any], seed: Sequence[int]) -> dict[str, Any]:
-        """The batch with tokens (B, 1 + n, C) in the place of images; the same pairs are mirrored as by the images."""
+        """Replace the images of a batch by tokens (B, 1 + n, C); the augmentation of images mirrors the same pairs."""
         rows = batch["query_row"].cpu()
         mirrored = torch.zeros(len(rows), dtype=torch.int64)
         if self.augmentation is not None:
@@ -81,34 +82,43 @@ class KeptTokens:
         return {**batch, **{view: kept[mirrored, rows].to(device) for view, kept in self.tokens.items()}}
 
     def encode(self, encoder: Encoder, view: View, rows: np.ndarray) -> np.ndarray:
-        """Unit descriptors of the unchanged images of some pairs, float32 (len(rows), dim)."""
+        """Encode the images of some pairs without augmentation.
+
+        Args:
+            encoder: Encoder with the current weights.
+            view: View of the images, "ground" or "aerial".
+            rows: Rows of the pairs.
+
+        Returns:
+            Unit descriptors, float32 (rows, dim).
+        """
         out = np.empty((len(rows), encoder.dim), dtype=np.float32)
         for start in range(0, len(rows), encoder.batch_size):
             part = torch.from_numpy(rows[start : start + encoder.batch_size])
             tokens = self.tokens[view][0, part].to(self.model.device)
-            with _tokens_given(self.model, view, tokens):
+            with _replace_stages(self.model, view, tokens):
                 pixels = _blank(tokens, view, self.processor)
                 out[start : start + len(part)] = encoder.encode_pixels(pixels, view)
         return out
 
 
-def keep_tokens(
+def build_token_cache(
     settings: Settings,
     model: GenGeoModel,
     pairs: Any,
     processor: GenGeoImageProcessor,
     augmentation: Augmentation | None,
     accelerator: Accelerator,
-) -> KeptTokens | None:
-    """The kept tokens of a run, or None where frozen blocks must run in every step.
+) -> TokenCache | None:
+    """Build the token cache of a run; None if the frozen blocks must run in every step.
 
     Args:
-        settings: Of the run.
-        model: Unwrapped, on its device.
-        pairs: What the loader reads.
-        processor: Of the model.
-        augmentation: Of the run; None for none.
-        accelerator: For the precision.
+        settings: Settings of the run.
+        model: Unwrapped model on its device.
+        pairs: Training pairs that the data loader reads.
+        processor: Preprocessing of the model.
+        augmentation: Augmentation of the run; None for none.
+        accelerator: Accelerator with the precision.
     """
     plain = augmentation is None or augmentation.only_flips
     if not (isinstance(pairs, PairsInMemory) and settings.sampling.keep_frozen and plain) or settings.loss.terms:
@@ -121,28 +131,28 @@ def keep_tokens(
     for view in VIEWS:
         few = normalise(pairs.columns[view][:2].to(model.device), processor)
         kept, again = frozen_outputs(model.train(), few, view), frozen_outputs(model.train(), few, view)
-        if not torch.equal(kept, again):  # dropout or another draw, which each step must make anew
+        if not torch.equal(kept, again):  # dropout or other random numbers, which differ in every step
             return None
         size += forms * len(pairs) * kept[0].nbytes
     if size > LIMIT:
-        accelerator.print(f"frozen blocks run in every step: to keep their outputs takes {size / 2**30:.1f} GiB")
+        accelerator.print(f"frozen blocks run in every step: their outputs would take {size / 2**30:.1f} GiB of memory")
         return None
-    found = KeptTokens(model, pairs, processor, augmentation, accelerator)
+    found = TokenCache(model, pairs, processor, augmentation, accelerator)
     accelerator.print(f"frozen blocks run once: their outputs for all training images take {size / 1e6:.0f} MB")
     return found
 
 
 @torch.no_grad()
 def frozen_outputs(model: GenGeoModel, pixels: Tensor, view: View) -> Tensor:
-    """What the last frozen stage gives for normalised pixels (B, 3, H, W): (B, 1 + n, C) on the CPU."""
+    """Return the output of the last frozen stage for normalised pixels (B, 3, H, W): (B, 1 + n, C) on the CPU."""
 
     def stop(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        raise _ReachedError(output)
+        raise _StageReached(output)
 
     handle = frozen_stages(model.backbone_of(view))[-1].register_forward_hook(stop)
     try:
         model(pixels.to(model.device), view=view)
-    except _ReachedError as reached:
+    except _StageReached as reached:
         found: Tensor = reached.args[0]
         return found.cpu()
     finally:
@@ -151,16 +161,16 @@ def frozen_outputs(model: GenGeoModel, pixels: Tensor, view: View) -> Tensor:
 
 
 @contextmanager
-def _tokens_given(model: GenGeoModel, view: str, tokens: Tensor) -> Iterator[None]:
-    """The frozen stages give these tokens, whatever pixels come in."""
+def _replace_stages(model: GenGeoModel, view: str, tokens: Tensor) -> Iterator[None]:
+    """Make the frozen stages return these tokens for any input."""
     with ExitStack() as stack:
         for stage in frozen_stages(model.backbone_of(view)):
-            stack.enter_context(forward_by(stage, lambda *_, **__: tokens))
+            stack.enter_context(replace_forward(stage, lambda *_, **__: tokens))
         yield
 
 
 def _blank(tokens: Tensor, view: str, processor: GenGeoImageProcessor) -> Tensor:
-    """Pixels of the right size that take no memory: the frozen stages would have read them."""
+    """Return pixels of the right size, expanded from one value, as input of the replaced frozen stages."""
     size = processor.view_sizes[view]
     return torch.zeros((), device=tokens.device).expand(len(tokens), 3, size["height"], size["width"])
 
@@ -168,17 +178,20 @@ def _blank(tokens: Tensor, view: str, processor: GenGeoImageProcessor) -> Tensor
 def run_view(
     wrapped: nn.Module, model: GenGeoModel, processor: GenGeoImageProcessor, images: Tensor, view: str, **options: Any
 ) -> Any:
-    """The model's output for images as a step has them.
+    """Run the model on the images, or cached tokens, of a training step.
 
     Args:
-        wrapped: The model, wrapped for several processes.
-        model: The same, unwrapped.
-        processor: For the normalisation and the sizes.
-        images: Pixels (B, 3, H, W), uint8 or 0..255, or the tokens (B, 1 + n, C) that `KeptTokens` gives.
-        view: "ground" or "aerial".
+        wrapped: Model, wrapped for several processes.
+        model: The same model, unwrapped.
+        processor: Preprocessing with the normalisation and the sizes.
+        images: Pixels (B, 3, H, W) in 0..255 of any dtype, or tokens (B, 1 + n, C) of a `TokenCache`.
+        view: View of the images, "ground" or "aerial".
         options: Further arguments of the model.
+
+    Returns:
+        Output of the model.
     """
     if images.ndim == 4:
         return wrapped(normalise(images, processor), view=view, **options)
-    with _tokens_given(model, view, images):
+    with _replace_stages(model, view, images):
         return wrapped(_blank(images, view, processor), view=view, **options)

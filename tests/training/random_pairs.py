@@ -1,4 +1,4 @@
-"""A dataset small enough for any test: the two views of a place share a random pattern of colours."""
+"""A small data set for tests: both views of a pair have the same random pattern of colours."""
 
 import io
 
@@ -15,11 +15,11 @@ def png(pixels):
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def made_up_pairs(count, seed=0, name="made-up/train"):
-    random = np.random.default_rng(seed)
+def random_pairs(count, seed=0, name="random/train"):
+    rng = np.random.default_rng(seed)
     queries, gallery = [], []
     for number in range(count):
-        blocks = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+        blocks = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         aerial = np.kron(blocks, np.ones((14, 14, 1), dtype=np.uint8))
         ground = np.kron(blocks.reshape(1, 16, 3)[:, ::2].repeat(2, 0), np.ones((14, 14, 1), dtype=np.uint8))
         lat, lon = 10 + number * 1e-3, 20.0
@@ -57,5 +57,5 @@ def made_up_pairs(count, seed=0, name="made-up/train"):
     )
 
 
-def load_made_up(name, root=None, split="train", **options):
-    return made_up_pairs(48 if split == "train" else 16, seed=split == "train", name=f"made-up/{split}").validate()
+def load_random_pairs(name, root=None, split="train", **options):
+    return random_pairs(48 if split == "train" else 16, seed=split == "train", name=f"random/{split}").validate()

@@ -1,4 +1,4 @@
-"""Camera positions and tiles of a region, and the positive tile of each position."""
+"""Regions of the synthetic world: their camera positions, tiles and images."""
 
 import functools
 from dataclasses import dataclass
@@ -13,14 +13,20 @@ from gengeo_hf.world.render import Picture, Renderer
 from gengeo_hf.world.scene import RegionScene, region_scene
 
 GRID_STEP = TILE_METRES / 2  # off-centre tiles overlap by half
-DISTRACTORS = 0.1  # share of off-centre tiles that answer no place, beside those that do
-_MAX_LEAN = 0.06  # metres that a metre of height seems to move in a tile: the satellite is not overhead
+DISTRACTORS = 0.1  # number of off-centre tiles without a camera, as a fraction of those with one
+_MAX_LEAN = 0.06  # maximum displacement in a tile per metre of height: the satellite is not at the zenith
 _MAX_CENTRE_ERROR = 1.5  # metres, east and north, between a camera and the centre of its tile
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile of a region: its number for random draws, its name, its centre in metres."""
+    """A tile of a region.
+
+    Args:
+        number: Number of the tile, which seeds its random values.
+        name: Id of the tile in the gallery.
+        x, y: Centre in metres east and north of the centre of the region.
+    """
 
     number: int
     name: str
@@ -29,8 +35,14 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class CameraPlace:
-    """A camera place: its number in the region, metres, the tiles that cover it (the first is the true one)."""
+class CameraPosition:
+    """A camera position of a region.
+
+    Args:
+        number: Zero-based number in the region.
+        x, y: Position in metres east and north of the centre of the region.
+        tiles: Tiles that cover the position; the first is the positive tile, the others are semi-positives.
+    """
 
     number: int
     x: float
@@ -40,12 +52,16 @@ class CameraPlace:
 
 @dataclass(frozen=True)
 class Region:
-    """One region of a world; a pure function of these.
+    """One region of a world; its content is a pure function of the fields.
 
     Args:
-        domain, split, seed, number: which region.
-        tile_shift_m: tiles of centred domains are moved by up to this, east and north, off their camera.
-        tile_m: side of a tile in metres; tiles of another side have the same centres.
+        domain: Name of the domain.
+        split: Split "train", "validation" or "test".
+        seed: Seed of the world.
+        number: Zero-based number of the region in the split.
+        tile_shift_m: Maximum offset in metres, east and north, between tile and camera in domains that are not
+            off-centre.
+        tile_m: Side of a tile in metres; it does not change the centres of tiles.
     """
 
     domain: str
@@ -57,41 +73,38 @@ class Region:
 
     @property
     def area(self) -> str:
-        """What the tables call it."""
+        """Name of the region in the column `area`."""
         return f"{self.domain}-{self.split}-{self.seed}-{self.number:04d}"
 
     @property
     def scene(self) -> RegionScene:
-        """Its scene, cached."""
+        """The scene of the region, cached."""
         return region_scene(self.domain, self.split, self.seed, self.number)
 
     @property
     def renderer(self) -> Renderer:
-        """Its renderer, cached."""
+        """The renderer of the region, cached."""
         return _renderer(self)
 
     def _key(self) -> list[int]:
         return [self.seed, list(DOMAINS).index(self.domain), SPLITS.index(self.split), self.number]
 
-    def places(self, count: int) -> list[CameraPlace]:
-        """The first `count` camera places.
+    def camera_positions(self, count: int) -> list[CameraPosition]:
+        """Return the first `count` camera positions with the tiles that cover them.
 
         Args:
-            count: at most `Domain.pairs_per_region`.
-
-        Returns:
-            Positions in metres east and north of the region's centre, each with the tiles that cover it.
+            count: Number of positions, at most `Domain.pairs_per_region`.
         """
         off_centre = DOMAINS[self.domain].off_centre
         found = []
         for number, (x, y) in enumerate(self.scene.layout.cameras[:count].tolist()):
             tiles = self._grid_tiles(x, y) if off_centre else (self._own_tile(number, x, y),)
-            found.append(CameraPlace(number, x, y, tiles))
+            found.append(CameraPosition(number, x, y, tiles))
         return found
 
-    def tiles(self, places: list[CameraPlace]) -> list[Tile]:
-        """Every tile that covers one of the places, in order of name, and the off-centre domain's distractors."""
-        wanted = {tile.name: tile for place in places for tile in place.tiles}
+    def tiles(self, positions: list[CameraPosition]) -> list[Tile]:
+        """Return all tiles that cover one of the positions, and the distractors of the off-centre domain, by name."""
+        wanted = {tile.name: tile for position in positions for tile in position.tiles}
         if DOMAINS[self.domain].off_centre:
             half = int(DOMAINS[self.domain].core / 2 // GRID_STEP)
             others = [self._grid_tile(i, j) for i in range(-half, half + 1) for j in range(-half, half + 1)]
@@ -115,39 +128,44 @@ class Region:
         )
 
     def _grid_tiles(self, x: float, y: float) -> tuple[Tile, ...]:
-        """The four grid tiles around a place, the one in whose central quarter it lies first."""
+        """Return the four grid tiles around a position, starting with the tile whose central quarter contains it."""
         column, row = round(x / GRID_STEP), round(y / GRID_STEP)
         beside = column + (1 if x > column * GRID_STEP else -1)
         above = row + (1 if y > row * GRID_STEP else -1)
         return tuple(self._grid_tile(i, j) for i, j in ((column, row), (beside, row), (column, above), (beside, above)))
 
     def day(self, view: str, number: int) -> Day:
-        """The day on which a picture was taken.
+        """Return light, season and camera of an image.
 
         Args:
-            view: "ground" or "aerial".
-            number: of the place or of the tile.
+            view: View, "ground" or "aerial".
+            number: Number of the camera position or of the tile.
         """
         return make_day(view, np.random.default_rng([*self._key(), number, 1 if view == "aerial" else 2]))
 
-    def draw_ground(self, place: CameraPlace, size: tuple[int, int], samples: int, truth: bool = False) -> Picture:
-        """The panorama of a place; `size` (height, width) pixels.
+    def draw_ground(
+        self, position: CameraPosition, size: tuple[int, int], samples: int, with_labels: bool = False
+    ) -> Picture:
+        """Render the panorama of a camera position.
 
         Args:
-            place: from `places`.
-            size: (height, width) pixels.
-            samples: rays for each pixel on an edge; 1, 2 or 4.
-            truth: give the class of each pixel too.
+            position: Camera position, from `camera_positions`.
+            size: Height and width in pixels.
+            samples: Rays per pixel at edges: 1, 2 or 4.
+            with_labels: Whether to return the class and the depth of each pixel too.
         """
-        return self.renderer.panorama(self.day("ground", place.number), place.x, place.y, size, samples, truth)
+        return self.renderer.panorama(
+            self.day("ground", position.number), position.x, position.y, size, samples, with_labels
+        )
 
-    def draw_aerial(self, tile: Tile, size: tuple[int, int], samples: int, truth: bool = False) -> Picture:
-        """A tile; `size` (height, width) pixels.
+    def draw_aerial(self, tile: Tile, size: tuple[int, int], samples: int, with_labels: bool = False) -> Picture:
+        """Render a tile.
 
         Args:
-            tile: from `tiles`.
-            size: (height, width) pixels.
-            samples, truth: as in `draw_ground`.
+            tile: Tile, from `tiles`.
+            size: Height and width in pixels.
+            samples: Rays per pixel at edges: 1, 2 or 4.
+            with_labels: Whether to return the class and the depth of each pixel too.
         """
         turn, far = (
             hash_unit(np.array(tile.number), self.number, 8)[0] * 6.2832,
@@ -155,7 +173,7 @@ class Region:
         )
         lean = (float(np.sin(turn) * far * _MAX_LEAN), float(np.cos(turn) * far * _MAX_LEAN))
         day, sides = self.day("aerial", tile.number), (self.tile_m, self.tile_m)
-        return self.renderer.tile(day, tile.x, tile.y, size, sides, lean=lean, samples=samples, truth=truth)
+        return self.renderer.tile(day, tile.x, tile.y, size, sides, lean=lean, samples=samples, with_labels=with_labels)
 
 
 @functools.lru_cache(maxsize=2)

@@ -1,4 +1,4 @@
-"""Frozen blocks that run once in a training: the same losses and descriptors as when they run in every step."""
+"""The token cache gives the same outputs and descriptors as frozen blocks that run in every step."""
 
 import numpy as np
 import pytest
@@ -11,10 +11,10 @@ from gengeo_hf.data.cache import PairsInMemory
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.training import batches
-from gengeo_hf.training.kept import keep_tokens, run_view
 from gengeo_hf.training.settings import Settings
+from gengeo_hf.training.token_cache import build_token_cache, run_view
 from tests.conftest import TINY
-from tests.training.made_up import made_up_pairs
+from tests.training.random_pairs import random_pairs
 
 FLIP = Augmentation(flip=True, rotate=False)
 SEED = (0, 3, 0)
@@ -22,7 +22,7 @@ SEED = (0, 3, 0)
 
 @pytest.fixture(scope="module")
 def dataset():
-    return made_up_pairs(6)
+    return random_pairs(6)
 
 
 @pytest.fixture
@@ -36,11 +36,13 @@ def tiny(**fields):
 
 
 def keep(model, pairs, processor, augmentation=FLIP, settings=None):
-    return keep_tokens(settings or Settings(output=""), model, pairs, processor, augmentation, Accelerator(cpu=True))
+    return build_token_cache(
+        settings or Settings(output=""), model, pairs, processor, augmentation, Accelerator(cpu=True)
+    )
 
 
 @pytest.mark.parametrize("fields", [{}, {"share_backbone": False, "share_aggregator": False}])
-def test_kept_tokens_give_the_outputs_of_the_mirrored_images(pairs, tiny_processor, fields):
+def test_token_cache_tokens_give_the_outputs_of_the_mirrored_images(pairs, tiny_processor, fields):
     model, rows = tiny(**fields), [4, 0, 2, 5]
     kept = keep(model, pairs, tiny_processor)
     model.eval()
@@ -53,7 +55,7 @@ def test_kept_tokens_give_the_outputs_of_the_mirrored_images(pairs, tiny_process
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_kept_tokens_without_augmentation_are_of_the_plain_images(pairs, tiny_processor):
+def test_token_cache_tokens_without_augmentation_are_of_the_plain_images(pairs, tiny_processor):
     model = tiny()
     kept = keep(model, pairs, tiny_processor, None)
     assert kept.tokens["ground"].shape[:2] == (1, 6)
@@ -63,7 +65,7 @@ def test_kept_tokens_without_augmentation_are_of_the_plain_images(pairs, tiny_pr
     torch.testing.assert_close(found.pooler_output, wanted.pooler_output, atol=1e-6, rtol=0)
 
 
-def test_mining_from_kept_tokens_equals_mining_from_images(dataset, pairs, tiny_processor):
+def test_token_cache_mining_equals_mining_from_images(dataset, pairs, tiny_processor):
     model, rows = tiny(), batches.training_pairs(dataset)
     encoder = Encoder(model, tiny_processor, device="cpu", batch_size=4)
     given = Settings(output=""), dataset, rows, Accelerator(cpu=True), encoder
@@ -88,7 +90,7 @@ def test_mining_from_kept_tokens_equals_mining_from_images(dataset, pairs, tiny_
         (FLIP, {}, {"loss.terms": {"position": {}}}),
     ],
 )
-def test_tokens_are_not_kept_where_each_step_differs(pairs, tiny_processor, augmentation, fields, keys):
+def test_build_token_cache_is_none_if_steps_differ(pairs, tiny_processor, augmentation, fields, keys):
     settings = Settings(output="")
     for key, value in keys.items():
         group, name = key.split(".")
@@ -96,12 +98,12 @@ def test_tokens_are_not_kept_where_each_step_differs(pairs, tiny_processor, augm
     assert keep(tiny(**fields), pairs, tiny_processor, augmentation, settings) is None
 
 
-def test_tokens_of_blocks_with_dropout_are_not_kept(pairs, tiny_processor):
+def test_build_token_cache_is_none_for_blocks_with_dropout(pairs, tiny_processor):
     backbone = {**TINY["backbone_config"], "hidden_dropout_prob": 0.5}
     assert keep(tiny(backbone_config=backbone), pairs, tiny_processor) is None
 
 
-def test_tokens_that_take_too_much_memory_are_not_kept(pairs, tiny_processor, monkeypatch, capsys):
-    monkeypatch.setattr("gengeo_hf.training.kept.LIMIT", 1000)
+def test_build_token_cache_is_none_above_memory_limit(pairs, tiny_processor, monkeypatch, capsys):
+    monkeypatch.setattr("gengeo_hf.training.token_cache.LIMIT", 1000)
     assert keep(tiny(), pairs, tiny_processor) is None
     assert "frozen blocks run in every step" in capsys.readouterr().out
