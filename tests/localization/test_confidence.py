@@ -120,14 +120,14 @@ def test_locate_below_the_threshold_gives_an_unknown_answer(index, encoder, phot
 
 
 @pytest.mark.parametrize(
-    ("gallery", "words"),
+    ("gallery", "caveat"),
     [(5, "with 5 tiles and the index has 12, so they are too high"), (6, ""), (24, ""), (1000, "so they are too low")],
 )
-def test_caveat_warns_about_a_gallery_of_another_size(index, encoder, gallery, words):
+def test_caveat_warns_about_a_gallery_of_another_size(index, encoder, gallery, caveat):
     assert len(index) == 12
     calibration = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, gallery, 20, 0.0)
     plain, found = (GeoLocalizer(encoder, index, calibration=given).caveat for given in (None, calibration))
-    assert words in found if words else found == plain
+    assert caveat in found if caveat else found == plain
 
 
 def crowded(near=30, far=10):
@@ -236,8 +236,8 @@ def test_calibrate_command_states_the_backend(gengeo, monkeypatch, tmp_path):
     lat, lon = source.table["lat"].to_pylist(), source.table["lon"].to_pylist()
     rows = [f"{n}.png,{lat[n] + (n % 3 == 0)},{lon[n]}" for n in range(24)]  # every third true position is far away
     (tmp_path / "held_out.csv").write_text("\n".join(["image,lat,lon", *rows]))
-    words = ("--index", tmp_path / "idx", "--model", "m", "--out", tmp_path / "c.json")
-    code, out, err = gengeo("calibrate", tmp_path / "held_out.csv", *words)
+    options = ("--index", tmp_path / "idx", "--model", "m", "--out", tmp_path / "c.json")
+    code, out, err = gengeo("calibrate", tmp_path / "held_out.csv", *options)
     assert code == 0 and "24 photos" in out, err
     assert "openvino float32, the faster of two" in err
 
