@@ -2,10 +2,10 @@
 
     python .ci/changed_tests.py [--list]
 
-The commit is $CHANGED_SINCE where that is set, else what HEAD and origin/main have in common, else the commit before
-HEAD. A change in gengeo_hf/<package>, tests/<package> or training/ runs tests/<package> or tests/training; a changed
-page runs the commands that it shows. Packages are run one after another, as long as $CHANGED_MINUTES (default 30)
-last; the ones that were not reached are named.
+The commit is $CHANGED_SINCE if that is set, else the merge base of HEAD and origin/main, else the parent of HEAD. A
+change in gengeo_hf/<package>, tests/<package> or training/ runs tests/<package> or tests/training; a changed page of
+the documentation runs its commands. Packages are run one after another for at most $CHANGED_MINUTES (default 30);
+those that were not run are printed.
 """
 
 import argparse
@@ -16,17 +16,17 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LEFT_OUT = {"tests/torture"}  # has a command of its own: make torture
+LEFT_OUT = {"tests/torture"}  # has a separate command: make torture
 
 
 def main() -> int:
-    """Run the tests; 0 where none failed."""
+    """Run the tests; return 0 if none failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", action="store_true", help="only print what would be run")
+    parser.add_argument("--list", action="store_true", help="only print the tests that would be run")
     given = parser.parse_args()
     base = base_commit()
     wanted = tests_of(changed_files(base)) if base else []
-    print(f"slow tests of what changed since {base or 'nothing: there is no earlier commit'}: {' '.join(wanted)}")
+    print(f"slow tests of changes since {base or 'no commit (there is no earlier one)'}: {' '.join(wanted)}")
     if given.list:
         return 0
     end = time.monotonic() + 60 * float(os.environ.get("CHANGED_MINUTES", "30"))
@@ -35,26 +35,26 @@ def main() -> int:
         if (seconds := end - time.monotonic()) <= 0:
             print(f"no time left for {' '.join(wanted[number:])}: run `make test-slow`")
             break
-        words = [sys.executable, "-m", "pytest", "-m", "slow and not gpu and not network", "-n", "2", target]
+        command = [sys.executable, "-m", "pytest", "-m", "slow and not gpu and not network", "-n", "2", target]
         try:
-            code = subprocess.run(words, cwd=ROOT, check=False, timeout=seconds).returncode
+            code = subprocess.run(command, cwd=ROOT, check=False, timeout=seconds).returncode
         except subprocess.TimeoutExpired:
-            print(f"{target} did not end in time; not reached: {' '.join(wanted[number + 1 :])}; run `make test-slow`")
+            print(f"{target} exceeded the time limit; not run: {' '.join(wanted[number + 1 :])}; run `make test-slow`")
             break
-        if code not in (0, 5):  # 5: it has no slow tests
+        if code not in (0, 5):  # 5: no slow tests
             failed.append(target)
     if failed:
         print(f"failed: {' '.join(failed)}")
     return 1 if failed else 0
 
 
-def git(*words: str) -> str:
-    """What git prints; empty where it fails."""
-    return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+def git(*arguments: str) -> str:
+    """Return the output of git, or an empty string if it fails."""
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def base_commit() -> str:
-    """The commit with which HEAD is compared; empty where there is none."""
+    """Return the commit with which HEAD is compared, or an empty string if there is none."""
     if given := os.environ.get("CHANGED_SINCE"):
         return git("rev-parse", given) or sys.exit(f"CHANGED_SINCE={given} is not a commit")
     shared = git("merge-base", "HEAD", "origin/main")
@@ -64,12 +64,12 @@ def base_commit() -> str:
 
 
 def changed_files(base: str) -> list[str]:
-    """Files that differ between a commit and the working tree."""
+    """Return the files that differ between a commit and the working tree."""
     return git("diff", "--name-only", base).splitlines()
 
 
 def tests_of(files: list[str]) -> list[str]:
-    """Test folders and files, relative to the checkout, for changed files."""
+    """Return test directories and files for changed files, relative to the checkout."""
     found = set()
     for name in files:
         parts = Path(name).parts

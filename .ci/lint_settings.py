@@ -1,6 +1,6 @@
-"""Check files that other services read: workflows, Dependabot, Read the Docs, CITATION.cff, templates, Dockerfile.
+"""Check settings of other services: workflows, Dependabot, Read the Docs, CITATION.cff, templates, Dockerfile.
 
-Everything is checked against schemas that come with check-jsonschema, without a network.
+All are checked against the schemas of check-jsonschema, without network access.
 """
 
 import subprocess
@@ -19,7 +19,7 @@ SCHEMAS = {
 
 
 def main() -> int:
-    """Check all of them; 0 where nothing is wrong."""
+    """Check all files; return 0 if all are valid."""
     codes = []
     for schema, pattern in SCHEMAS.items():
         files = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
@@ -31,7 +31,7 @@ def main() -> int:
         yaml = ["--default-filetype", "yaml"]
         codes.append(subprocess.run([*program, *yaml, *files], cwd=ROOT, check=False).returncode)
     hadolint = Path(sys.executable).parent / "hadolint"
-    if hadolint.is_file():  # its package has wheels for Linux and macOS
+    if hadolint.is_file():  # it has wheels only for Linux and macOS
         codes.append(subprocess.run([str(hadolint), "Dockerfile"], cwd=ROOT, check=False).returncode)
     return max(codes)
 

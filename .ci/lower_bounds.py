@@ -1,6 +1,6 @@
-"""Print pip constraints that hold every package of pyproject.toml at its lower bound, for `make test-oldest`.
+"""Print pip constraints that pin every package of pyproject.toml to its lower bound, for `make test-oldest`.
 
-A bound of X.Y means the newest patch of X.Y: what it fixes is what the bound is about to offer anybody.
+A bound of X.Y means the newest patch release of X.Y, because pip would install its fixes too.
 """
 
 import re
@@ -11,9 +11,9 @@ PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 
 def constraints(project: dict) -> list[str]:
-    """One line for each requirement; a package without a lower bound is an error."""
+    """Return one line for each requirement; a package without a lower bound is an error."""
     table = project["project"]
-    wanted = [*table["dependencies"], *(word for extra in table["optional-dependencies"].values() for word in extra)]
+    wanted = [*table["dependencies"], *(line for extra in table["optional-dependencies"].values() for line in extra)]
     lines = set()
     for requirement in wanted:
         if requirement.startswith(table["name"]):  # extras of this package itself

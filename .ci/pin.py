@@ -1,4 +1,4 @@
-"""Write constraints.txt again: the exact versions of this environment, `python .ci/pin.py`."""
+"""Update constraints.txt with the exact versions of this environment: `python .ci/pin.py`."""
 
 import importlib.metadata
 from pathlib import Path
@@ -11,7 +11,7 @@ LEFT_OUT = {"gengeo_hf", "pip", "setuptools", "wheel"}
 
 
 def main() -> None:
-    """Write the file; a build's own label (2.13.0+cpu) is dropped, so that every system finds the version."""
+    """Write the file without local version labels (2.13.0+cpu), which other systems do not have."""
     found = {dist.metadata["Name"]: dist.version.partition("+")[0] for dist in importlib.metadata.distributions()}
     lines = [f"{name}=={version}\n" for name, version in sorted(found.items(), key=lambda pair: pair[0].lower())]
     kept = [line for line in lines if line.partition("==")[0] not in LEFT_OUT]

@@ -1,11 +1,11 @@
-"""Build wheel and sdist, compare them with `git ls-files`, and use the wheel as a stranger would.
+"""Build wheel and sdist, compare them with `git ls-files`, and test the wheel in a new environment.
 
     python .ci/wheel_check.py            everything
     python .ci/wheel_check.py --files    only build and compare
 
-The wheel is installed into a fresh environment and run outside of the checkout, without a network: version, training of
-ten steps on the synthetic world, index, locate, evaluate, service, page, and the exported checkpoint by remote code in
-a Python that cannot import this package.
+The wheel is installed into a new environment and run outside the checkout without network access: version, training of
+ten steps on the synthetic world, index, locate, evaluate, service and web page. The exported checkpoint is loaded with
+its remote code in a Python process that cannot import this package.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = "world,app"  # app brings serve
+EXTRAS = "world,app"  # app includes serve
 TRAINING = (
     "--config world_small data.train.num_pairs=160 data.validation.num_pairs=32 optimisation.epochs=1 "
     "sampling.batch_size=16 sampling.neighbours=4 sampling.pool=16 sampling.gps_epochs=1 "
@@ -43,7 +43,7 @@ print("descriptor", tuple(model(pixels).pooler_output.shape))
 
 
 def main() -> None:
-    """Run the check; a difference or a failed command ends it with exit code 1."""
+    """Run the check; exit with status 1 on a difference or a failed command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", action="store_true", help="only build and compare the files")
     given = parser.parse_args()
@@ -57,13 +57,13 @@ def main() -> None:
 
 
 def tracked() -> set[str]:
-    """Files of the checkout, as git lists them."""
+    """Return the tracked files of the checkout."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return {name for name in listed.split("\0") if name and (ROOT / name).is_file()}
 
 
 def build(files: set[str], work: Path) -> tuple[Path, Path]:
-    """The sdist of the tracked files, and the wheel that is made from that sdist."""
+    """Build the sdist of the tracked files and the wheel of that sdist; return wheel and sdist."""
     source = work / "source"
     for name in files:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def build(files: set[str], work: Path) -> tuple[Path, Path]:
 
 
 def compare(files: set[str], wheel: Path, sdist: Path) -> None:
-    """Refuse a wheel that lacks a file of the package, or an sdist that lacks a file of the checkout."""
+    """Exit if the files of the wheel or of the sdist differ from the tracked files."""
     with tarfile.open(sdist) as archive:
         packed = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     made = {name for name in packed if name in ("PKG-INFO", "setup.cfg") or ".egg-info/" in name} - files
@@ -84,15 +84,15 @@ def compare(files: set[str], wheel: Path, sdist: Path) -> None:
 
 
 def report(kind: str, expected: set[str], found: set[str]) -> None:
-    """Print how many files agree, or end with those that do not."""
+    """Print the number of files, or exit with the differences."""
     lacking, more = sorted(expected - found), sorted(found - expected)
     if lacking or more:
-        sys.exit(f"the {kind} lacks {lacking} and has {more} beyond `git ls-files`: see MANIFEST.in")
+        sys.exit(f"the {kind} lacks {lacking} and has {more}, which git does not track: see MANIFEST.in")
     print(f"{kind}: {len(found)} files, as in git", flush=True)
 
 
 def install(wheel: Path, env: Path) -> Path:
-    """A fresh environment with the wheel; gives its folder of programs."""
+    """Install the wheel into a new environment; return its directory of programs."""
     venv.create(env, with_pip=True)
     programs = env / ("Scripts" if os.name == "nt" else "bin")
     pip = [programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -101,7 +101,7 @@ def install(wheel: Path, env: Path) -> Path:
 
 
 def use(programs: Path, away: Path) -> None:
-    """Run what users run, in a folder far from the checkout."""
+    """Run the commands of users in a directory outside the checkout."""
     away.mkdir()
     gengeo = programs / "gengeo"
     assert "0." in run([gengeo, "--version"], away)
@@ -141,7 +141,7 @@ def use(programs: Path, away: Path) -> None:
         fetch(f"{address}/health")
     with running([gengeo, "app", *query], away) as address:
         assert b"<html" in fetch(address).lower()
-    print("the wheel works outside of the checkout")
+    print("the wheel works outside the checkout")
 
 
 TILES = """
@@ -156,9 +156,9 @@ Path("tiles/tiles.csv").write_text("\\n".join(lines) + "\\n")
 """
 
 
-def run(words: list, folder: Path | None = None, quiet: bool = False) -> str:
-    """Run a command; give what it printed on stdout, or end with what it said."""
-    command = [str(word) for word in words]
+def run(command: list, folder: Path | None = None, quiet: bool = False) -> str:
+    """Run a command and return its stdout; exit with its output if it fails."""
+    command = [str(argument) for argument in command]
     started = time.monotonic()
     done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -172,18 +172,18 @@ def run(words: list, folder: Path | None = None, quiet: bool = False) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Without what would let the checkout in, and without the Hub."""
+    """Return the environment without the checkout on its path and without the Hub."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     return kept | {"HF_HUB_OFFLINE": "1", "GRADIO_ANALYTICS_ENABLED": "False", "TOKENIZERS_PARALLELISM": "false"}
 
 
-class running:  # reads as a statement: with running(...)
-    """A server on a free port while the block runs; gives its address once it answers."""
+class running:  # lower case, because it is used as: with running(...)
+    """Run a server on a free port during the block; return its address once it answers."""
 
-    def __init__(self, words: list, folder: Path) -> None:
+    def __init__(self, command: list, folder: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.address = f"http://127.0.0.1:{probe.getsockname()[1]}"
-        self.command = [str(word) for word in [*words, "--port", self.address.rpartition(":")[2]]]
+        self.command = [str(argument) for argument in [*command, "--port", self.address.rpartition(":")[2]]]
         self.folder = folder
 
     def __enter__(self) -> str:
@@ -198,7 +198,7 @@ class running:  # reads as a statement: with running(...)
                 fetch(self.address)
                 return self.address
             except OSError as error:
-                if getattr(error, "code", None) is not None:  # it answers, only not at the root
+                if getattr(error, "code", None) is not None:  # it answers with an error at the root
                     return self.address
                 time.sleep(0.5)
         self.errors.seek(0)
@@ -215,7 +215,7 @@ class running:  # reads as a statement: with running(...)
 
 
 def fetch(address: str, body: bytes | None = None) -> bytes:
-    """GET, or POST where there is a body."""
+    """Send GET, or POST if there is a body; return the response."""
     request = urllib.request.Request(address, data=body, headers={"Content-Type": "application/octet-stream"})
     with urllib.request.urlopen(request, timeout=120) as response:
         found: bytes = response.read()

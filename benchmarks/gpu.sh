@@ -1,12 +1,12 @@
 #!/bin/sh
-# What a GPU does with GenGeo, in 8 minutes: one JSON file for each part as it runs, then gpu.json and gpu.md.
+# Measure GenGeo on a GPU in 8 minutes: one JSON file for each part while it runs, then gpu.json and gpu.md.
 #
-#   python benchmarks/gpu_images.py        # beforehand, where gengeo_hf[world] is installed; copy it with the checkout
+#   python benchmarks/gpu_images.py        # beforehand, with gengeo_hf[world] installed; copy the result with the checkout
 #   sh benchmarks/gpu.sh OUT               # on the machine with the GPU
-#   sh benchmarks/gpu.sh OUT --device cpu --size tiny      # does it work?
+#   sh benchmarks/gpu.sh OUT --device cpu --size tiny      # trial run
 #
-# It runs from a checkout and needs torch >= 2.11, transformers >= 5.17, accelerate, safetensors and pillow, nothing
-# else. A part that hangs or fails costs only its own time. PYTHON chooses the interpreter.
+# It runs from a checkout and needs only torch >= 2.11, transformers >= 5.17, accelerate, safetensors and pillow.
+# A part that hangs or fails does not affect the others. PYTHON selects the interpreter.
 set -u
 here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
 out=${1:?usage: sh benchmarks/gpu.sh OUT [options of gpu_measure.py]}
@@ -17,6 +17,6 @@ mkdir -p "$out"
 for part in peak:25 encode:100 train:100 memory:60 loading:60 agreement:30 world:90; do
     echo "== ${part%:*} (at most ${part#*:} s)"
     timeout -k 5 "${part#*:}" "$python" "$here/gpu_measure.py" "${part%:*}" --out "$out" --seconds "${part#*:}" "$@" ||
-        echo "${part%:*} ended with $?: what it had measured is in $out/${part%:*}.json"
+        echo "${part%:*} ended with exit status $?: its figures so far are in $out/${part%:*}.json"
 done
 "$python" "$here/gpu_measure.py" table --out "$out"

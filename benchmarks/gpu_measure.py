@@ -1,11 +1,11 @@
-"""The parts of `gpu.sh`: each measures one thing and writes OUT/PART.json after every figure.
+"""Parts of `gpu.sh`: each writes its figures to OUT/PART.json as soon as they are measured.
 
     python benchmarks/gpu_measure.py encode --out OUT --device cuda
-    python benchmarks/gpu_measure.py table --out OUT           # gpu.json and gpu.md of all parts
+    python benchmarks/gpu_measure.py table --out OUT           # write gpu.json and gpu.md for all parts
 
-Shares of the peak are operations that the model needs (PyTorch's count), each second, over those of a product of two
-large bfloat16 matrices on the same device. Imports nothing beyond torch, transformers, accelerate, safetensors, pillow
-and what these install.
+A share of the peak is the number of operations per second that the model needs (as counted by PyTorch), divided by
+that of a product of two large bfloat16 matrices on the same device. Only torch, transformers, accelerate, safetensors,
+pillow and their dependencies are imported.
 """
 
 import argparse
@@ -29,14 +29,14 @@ PARTS = ("peak", "encode", "train", "memory", "loading", "agreement", "world")
 
 
 class Report:
-    """Figures of one part, in its file as soon as they are known."""
+    """The figures of one part, written to its file after each one."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.path = Path(given.out) / f"{given.part}.json"
         self.found: dict[str, Any] = {"part": given.part, "device": device_name(given), "size": given.size, "rows": []}
 
     def add(self, what: str, value: float, unit: str, goal: float | None = None, note: str = "") -> None:
-        """One figure; with a goal, at least that is wanted."""
+        """Add one figure; a goal is the least acceptable value."""
         met = None if goal is None or self.found["size"] != "base" else bool(value >= goal)
         row = {"what": what, "value": float(value), "unit": unit, "goal": goal, "met": met, "note": note}
         self.found["rows"].append(row)
@@ -47,23 +47,23 @@ class Report:
 
 
 def device_name(given: argparse.Namespace) -> str:
-    """The GPU, or that it is a CPU."""
+    """Return the name of the GPU or the type of the CPU."""
     return torch.cuda.get_device_name() if given.device.startswith("cuda") else f"CPU {platform.machine()}"
 
 
 def compute_dtype(given: argparse.Namespace) -> torch.dtype:
-    """bfloat16 on a GPU; a CPU may have no instructions for it."""
+    """Return bfloat16 on a GPU, else float32: a CPU may have no bfloat16 instructions."""
     return torch.bfloat16 if given.device.startswith("cuda") else torch.float32
 
 
 def finish(given: argparse.Namespace) -> None:
-    """Wait until the GPU has done what it was given."""
+    """Wait until the GPU has finished all submitted work."""
     if given.device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
 def seconds_of(work: Callable[[], Any], given: argparse.Namespace, rounds: int = 5) -> float:
-    """Median clock seconds, after one round to warm up."""
+    """Return the median wall-clock seconds, after one warm-up round."""
     taken = []
     for turn in range(rounds + 1):
         finish(given)
@@ -76,7 +76,7 @@ def seconds_of(work: Callable[[], Any], given: argparse.Namespace, rounds: int =
 
 
 def measured_peak(given: argparse.Namespace) -> float:
-    """Operations a second of a product of two square matrices; read from peak.json where it is there."""
+    """Return operations per second of a product of two square matrices, from peak.json if it exists."""
     stored = Path(given.out) / "peak.json"
     if given.part != "peak" and stored.is_file():
         return float(json.loads(stored.read_text(encoding="utf-8"))["rows"][0]["value"]) * 1e12
@@ -88,7 +88,7 @@ def measured_peak(given: argparse.Namespace) -> float:
 
 
 def peak(given: argparse.Namespace, report: Report) -> None:
-    """What the device multiplies at most."""
+    """Measure the peak of the device on a matrix product."""
     note = f"{compute_dtype(given)}, torch {torch.__version__}, {os.cpu_count()} CPU cores".replace("torch.", "", 1)
     report.add("product of two square matrices", measured_peak(given) / 1e12, "TFLOP/s", note=note)
     if given.device.startswith("cuda"):
@@ -96,7 +96,7 @@ def peak(given: argparse.Namespace, report: Report) -> None:
 
 
 def build_model(given: argparse.Namespace) -> Any:
-    """The paper's model, or a small one, with random weights; and its image processor."""
+    """Return the paper's model, or a small one, with random weights, and its image processor."""
     from training_step import HEAD, SMALL, SMALL_SIZES
 
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
@@ -110,14 +110,14 @@ def build_model(given: argparse.Namespace) -> Any:
 
 
 def images(processor: Any, view: str, count: int, device: str) -> torch.Tensor:
-    """Pixel values of noise at the view's size."""
+    """Return pixel values of noise at the size of the view."""
     size = processor.view_sizes[view]
     return torch.randn(count, 3, size["height"], size["width"], generator=torch.Generator().manual_seed(1)).to(device)
 
 
 @torch.inference_mode()
 def encode(given: argparse.Namespace, report: Report) -> None:
-    """Images of both views to descriptors, as written and compiled."""
+    """Measure encoding of both views, in eager mode and with torch.compile."""
     model, processor = build_model(given)
     model, most = model.to(given.device, compute_dtype(given)), measured_peak(given)
     for view in VIEWS:
@@ -138,13 +138,13 @@ def encode(given: argparse.Namespace, report: Report) -> None:
 
 
 def accelerator_of(given: argparse.Namespace) -> Accelerator:
-    """Mixed precision in bfloat16 on a GPU."""
+    """Return an accelerator with bfloat16 mixed precision on a GPU."""
     on_gpu = given.device.startswith("cuda")
     return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu else "no")
 
 
 def step_seconds(way: Any, given: argparse.Namespace) -> tuple[float, float]:
-    """Seconds of a training step, and GiB that it held at most."""
+    """Return the seconds of a training step and its peak memory in GiB."""
     if given.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
     taken = seconds_of(way.step, given, 3)
@@ -152,7 +152,7 @@ def step_seconds(way: Any, given: argparse.Namespace) -> tuple[float, float]:
 
 
 def train(given: argparse.Namespace, report: Report) -> None:
-    """A step of full fine-tuning and of the last four blocks, as written and compiled."""
+    """Measure a step of full fine-tuning and of the last four blocks, in eager mode and with torch.compile."""
     from training_step import Way
 
     most, small = measured_peak(given), given.size != "base"
@@ -170,7 +170,7 @@ def train(given: argparse.Namespace, report: Report) -> None:
 
 
 def memory(given: argparse.Namespace, report: Report) -> None:
-    """Time and memory of checkpointing and of GradCache, beside the plain step."""
+    """Compare time and memory of checkpointing and of GradCache with the plain step."""
     from training_step import Way
 
     plain = (0.0, 0.0)
@@ -187,7 +187,7 @@ def memory(given: argparse.Namespace, report: Report) -> None:
 
 
 def agreement(given: argparse.Namespace, report: Report) -> None:
-    """Descriptors of the device beside those of the CPU in float32."""
+    """Compare descriptors of the device with those of the CPU in float32."""
     import copy
 
     model, processor = build_model(given)
@@ -205,7 +205,7 @@ def agreement(given: argparse.Namespace, report: Report) -> None:
 
 
 def loading(given: argparse.Namespace, report: Report) -> None:
-    """Whether JPEG files arrive as fast as the device trains on them."""
+    """Compare training from JPEG files with training from memory."""
     from gpu_world import JpegPairs, normalised
     from torch.utils.data import DataLoader
     from training_step import Way
@@ -233,20 +233,20 @@ def loading(given: argparse.Namespace, report: Report) -> None:
         way.step()
         finish(given)
         taken.append(time.perf_counter() - started)
-    busy = alone * (len(taken) - 1) / sum(taken[1:])  # the first one waits for the workers to start
+    busy = alone * (len(taken) - 1) / sum(taken[1:])  # the first step includes the start of the workers
     note = f"full fine-tuning, batch {given.batch}, {given.batch / alone:.0f} pairs/s from memory"
     report.add("training from JPEG files", busy, "of the rate from memory", GOALS["busy"], note)
 
 
 def world(given: argparse.Namespace, report: Report) -> None:
-    """A small model that learns the synthetic world at 224 px, from random weights."""
+    """Train a small model from random weights on the synthetic world at 224 px."""
     from gpu_world import run
 
     run(given, report)
 
 
 def table(given: argparse.Namespace) -> None:
-    """gpu.json and gpu.md of all parts."""
+    """Write gpu.json and gpu.md for all parts."""
     out = Path(given.out)
     found = [json.loads((out / f"{part}.json").read_text()) for part in PARTS if (out / f"{part}.json").is_file()]
     (out / "gpu.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -269,12 +269,14 @@ def main() -> None:
     parser.add_argument("part", choices=[*PARTS, "table"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--size", choices=["base", "tiny"], default="base", help="tiny: shows that it works")
+    parser.add_argument("--size", choices=["base", "tiny"], default="base", help="tiny: a trial run")
     parser.add_argument("--batch", type=int, default=64, help="pairs, or images of one view")
     parser.add_argument("--compile", default="inductor", help="backend of torch.compile")
-    parser.add_argument("--workers", type=int, default=16, help="processes that read JPEG files")
-    parser.add_argument("--images", type=Path, default=HERE / "gpu_images", help="folder of gpu_images.py")
-    parser.add_argument("--seconds", type=float, default=90, help="of the part; the world run uses half of them")
+    parser.add_argument("--workers", type=int, default=16, help="number of processes that read JPEG files")
+    parser.add_argument("--images", type=Path, default=HERE / "gpu_images", help="directory written by gpu_images.py")
+    parser.add_argument(
+        "--seconds", type=float, default=90, help="time limit of the part; the world run uses half of it"
+    )
     given = parser.parse_args()
     if given.part == "table":
         table(given)

@@ -1,13 +1,13 @@
-"""Would the tests notice? Changes single points of the core, one at a time, and runs the tests of the changed module.
+"""Mutation testing: change single points of the core, one at a time, and run the tests of the changed module.
 
     make mutants                                     # 150 changes, seed 0
     python benchmarks/mutants.py --count 150 --seed 7 --jobs 2 --out mutants
 
-Changes are drawn with a seed from the modules of `PACKAGES`: comparisons, signs, constants, conditions, minima and
-maxima. Each runs the test files that name its module, in a copy of the tree, until the first failure or a limit of CPU
-time; both count as noticed. Results are appended to `mutants.jsonl` in `--out`: a run that was ended goes on where it
-was, as long as the changed files are the same. Changes that alter nothing (equivalents) are listed in
-`mutants_equivalent.json`, each with its reason, and are not counted. The status is 1 below `--goal`.
+Mutants are sampled with a seed from the modules of `PACKAGES`: comparisons, signs, constants, conditions, minima and
+maxima. For each, the test files that name its module are run in a copy of the tree until the first failure or the limit
+of CPU time; both count as killed. Results are appended to `mutants.jsonl` in `--out`, so an interrupted run can be
+resumed while the changed files stay the same. Equivalent mutants, which do not change behaviour, are listed in
+`mutants_equivalent.json`, each with its reason, and are not counted. The exit status is 1 below `--goal`.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("model", "learning", "training", "evaluation", "index", "localization")
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.json")
-SWAPPED = {  # operators and what they become
+SWAPPED = {  # operators and their replacements
     ast.Lt: "<=",
     ast.LtE: "<",
     ast.Gt: ">=",
@@ -61,12 +61,12 @@ NAMES = {"min": "max", "max": "min", "any": "all", "all": "any", "minimum": "max
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change.
+    """One changed point of the source.
 
     Args:
         file: Path inside the repository.
-        line, start, end: One-based line, and columns in bytes, of what is replaced.
-        before, after: Source text.
+        line, start, end: One-based line and columns in bytes of the replaced text.
+        before, after: Original and replaced source text.
     """
 
     file: str
@@ -78,12 +78,12 @@ class Mutant:
 
     @property
     def name(self) -> str:
-        """How reports and the list of equivalents call it: without the line number, which moves."""
+        """Name in reports and in the list of equivalents, without the line number, which may change."""
         text = source_lines(self.file)[self.line - 1].strip()
         return f"{self.file}: {text} [{self.before} -> {self.after}]"
 
     def applied(self) -> str:
-        """The changed file."""
+        """Return the text of the changed file."""
         lines = source_lines(self.file)
         line = lines[self.line - 1].encode()
         lines[self.line - 1] = (line[: self.start] + self.after.encode() + line[self.end :]).decode()
@@ -91,23 +91,23 @@ class Mutant:
 
 
 def source_lines(file: str) -> list[str]:
-    """Lines of a file of the repository, with their ends."""
+    """Return the lines of a file of the repository, with line ends."""
     return (ROOT / file).read_text(encoding="utf-8").splitlines(keepends=True)
 
 
 class Points(ast.NodeVisitor):
-    """Collects what may be changed in one file; strings, annotations and messages of errors are left alone."""
+    """Collect the mutants of one file; strings, annotations and error messages are skipped."""
 
     def __init__(self, file: str) -> None:
         self.file, self.lines, self.found = file, source_lines(file), []
 
     def add(self, line: int, start: int, end: int, after: str) -> None:
-        """One change on one line."""
+        """Add a mutant on one line."""
         before = self.lines[line - 1].encode()[start:end].decode()
         self.found.append(Mutant(self.file, line, start, end, before, after))
 
     def between(self, left: ast.expr, right: ast.expr, operator: ast.AST) -> None:
-        """The operator between two operands, where all stand on one line."""
+        """Add a mutant of the operator between two operands on the same line."""
         if type(operator) not in SWAPPED or left.end_lineno != right.lineno:
             return
         start, end = left.end_col_offset or 0, right.col_offset
@@ -117,7 +117,7 @@ class Points(ast.NodeVisitor):
             first = start + len(gap[: gap.index(text)].encode())
             self.add(right.lineno, first, first + len(text.encode()), SWAPPED[type(operator)])
 
-    def visit_Compare(self, node: ast.Compare) -> None:  # the names that ast calls
+    def visit_Compare(self, node: ast.Compare) -> None:  # ast requires this name
         """`<` becomes `<=`, `==` becomes `!=`."""
         for left, operator, right in zip([node.left, *node.comparators], node.ops, node.comparators, strict=False):
             self.between(left, right, operator)
@@ -142,7 +142,7 @@ class Points(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> None:  # as above
-        """Numbers grow, truth values turn."""
+        """Numbers increase by one, booleans are inverted."""
         if node.lineno == node.end_lineno and isinstance(node.value, bool | int | float):
             value = not node.value if isinstance(node.value, bool) else node.value + 1
             self.add(node.lineno, node.col_offset, node.end_col_offset or 0, repr(value))
@@ -163,35 +163,35 @@ class Points(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_arguments(self, node: ast.arguments) -> None:
-        """Default values, but not annotations."""
+        """Visit default values, but not annotations."""
         for value in [*node.defaults, *node.kw_defaults]:
             if value is not None:
                 self.visit(value)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:  # as above
-        """The value, but not the annotation."""
+        """Visit the value, but not the annotation."""
         if node.value is not None:
             self.visit(node.value)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # as above
-        """Defaults and body."""
+        """Visit default values and body."""
         for part in [node.args, *node.body]:
             self.visit(part)
 
     def visit_Raise(self, node: ast.Raise) -> None:  # as above
-        """Messages are left alone."""
+        """Skip error messages."""
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:  # as above
-        """So are other texts."""
+        """Skip formatted strings."""
 
     def visit_If(self, node: ast.If) -> None:  # as above
-        """Imports for type checkers are left alone."""
+        """Skip imports for type checkers."""
         if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
             self.generic_visit(node)
 
 
 def is_python(text: str) -> bool:
-    """Whether a changed file can be read at all; one that cannot is no change worth a run."""
+    """Whether a changed file is valid Python; others are not run."""
     try:
         ast.parse(text)
     except SyntaxError:
@@ -200,7 +200,7 @@ def is_python(text: str) -> bool:
 
 
 def drawn(count: int, seed: int, packages: list[str]) -> list[Mutant]:
-    """Changes, every package in proportion to the square root of its points, so that none is left out."""
+    """Sample mutants, from each package in proportion to the square root of its number of points."""
     rng = random.Random(seed)
     points: dict[str, list[Mutant]] = {}
     for package in packages:
@@ -221,7 +221,7 @@ def drawn(count: int, seed: int, packages: list[str]) -> list[Mutant]:
 
 
 def tests_of(file: str) -> list[str]:
-    """Test files that name a module, those of its own package first; all of the package where none does."""
+    """Return test files that name a module, its own package first; all of that package if none does."""
     _, package, name = Path(file).with_suffix("").parts
     dotted = f"gengeo_hf.{package}" + ("" if name == "__init__" else f".{name}")
     folder = ROOT / "tests" / package
@@ -241,7 +241,7 @@ def tests_of(file: str) -> list[str]:
 
 
 def run_tests(folder: Path, tests: list[str], seconds: float) -> tuple[str, str]:
-    """`passed`, `failed` or `late`, and the name of the test that failed."""
+    """Return `passed`, `failed` or `late`, and the name of the failed test."""
     settings = os.environ | {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     words = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-rfE", "-p", "no:cacheprovider", "--durations=0", *tests]
     try:
@@ -252,15 +252,15 @@ def run_tests(folder: Path, tests: list[str], seconds: float) -> tuple[str, str]
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=20 * seconds,  # of the clock: a busy machine alone ends nothing
+            timeout=20 * seconds,  # wall clock; generous, because the machine may be busy
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds),) * 2),
             check=False,
         )
     except subprocess.TimeoutExpired:
         return "late", ""
-    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):  # what ends a process at its limit
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):  # sent at the CPU time limit
         return "late", ""
-    if done.returncode in (0, 5):  # 5: every test is skipped or deselected
+    if done.returncode in (0, 5):  # 5: no test ran
         return "passed", ""
     named = (line.split(" ", 1)[1].split(" - ")[0] for line in done.stdout.splitlines() if line.startswith("FAILED "))
     return "failed", next(named, "")
@@ -268,7 +268,7 @@ def run_tests(folder: Path, tests: list[str], seconds: float) -> tuple[str, str]
 
 @contextlib.contextmanager
 def copies(count: int) -> Iterator[queue.Queue[Path]]:
-    """Copies of the tracked tree, each for one change at a time."""
+    """Provide copies of the tracked tree, each used by one mutant at a time."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     with tempfile.TemporaryDirectory() as name:
         free: queue.Queue[Path] = queue.Queue()
@@ -278,14 +278,14 @@ def copies(count: int) -> Iterator[queue.Queue[Path]]:
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 if (ROOT / file).exists():
                     shutil.copy(ROOT / file, folder / file)
-            if (ROOT.parent / "shared").is_dir():  # sample data that tests look for beside the checkout
+            if (ROOT.parent / "shared").is_dir():  # sample data that tests read from next to the checkout
                 (folder.parent / "shared").symlink_to(ROOT.parent / "shared")
             free.put(folder)
         yield free
 
 
 class Session:
-    """A run: what is known already, and which tests pass where nothing is changed."""
+    """One run with earlier results, and the tests that pass on unchanged code."""
 
     def __init__(self, out: Path, seconds: float, free: queue.Queue[Path]) -> None:
         self.path, self.seconds, self.free = out / "mutants.jsonl", seconds, free
@@ -295,7 +295,7 @@ class Session:
         self.sound: dict[str, bool] = {}
 
     def result(self, mutant: Mutant) -> dict:
-        """Run one change, or take what an earlier run found."""
+        """Run one mutant, or return its earlier result."""
         tests = tests_of(mutant.file)
         texts = [(ROOT / file).read_bytes() for file in [mutant.file, *tests]]
         key = hashlib.sha256(json.dumps(asdict(mutant)).encode() + b"\0".join(texts)).hexdigest()[:20]
@@ -319,14 +319,14 @@ class Session:
         return row
 
     def _is_sound(self, folder: Path, test: str) -> bool:
-        """Whether a test passes where nothing is changed; asked once for each."""
+        """Whether a test passes on unchanged code; checked once for each test."""
         if test not in self.sound:
             self.sound[test] = run_tests(folder, [test], self.seconds)[0] == "passed"
         return self.sound[test]
 
 
 def report(rows: list[dict], equivalents: dict[str, str]) -> float:
-    """Print shares and survivors; gives the share that was noticed."""
+    """Print outcomes and surviving mutants; return the share that was killed."""
     survivors = [row for row in rows if row["outcome"] == "survived" and row["name"] not in equivalents]
     equal = [row for row in rows if row["outcome"] == "survived" and row["name"] in equivalents]
     killed = sum(row["outcome"].startswith("killed") for row in rows)
@@ -337,19 +337,19 @@ def report(rows: list[dict], equivalents: dict[str, str]) -> float:
     for row in equal:
         print(f"equivalent: {row['name']}: {equivalents[row['name']]}")
     share = killed / max(1, killed + len(survivors))
-    print(f"{share:.1%} of {killed + len(survivors)} changes were noticed; {len(equal)} equivalents left out")
+    print(f"{share:.1%} of {killed + len(survivors)} mutants were killed; {len(equal)} equivalents excluded")
     return share
 
 
 def main() -> None:
-    """Parse, draw, run, report."""
+    """Sample mutants, run and report them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=150, help="number of changes")
-    parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    parser.add_argument("--jobs", type=int, default=2, help="changes that are tried at the same time")
-    parser.add_argument("--seconds", type=float, default=300, help="CPU time that the tests of one change may take")
+    parser.add_argument("--count", type=int, default=150, help="number of mutants")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
+    parser.add_argument("--jobs", type=int, default=2, help="number of mutants tested in parallel")
+    parser.add_argument("--seconds", type=float, default=300, help="limit of CPU time for the tests of one mutant")
     parser.add_argument("--only", nargs="+", choices=PACKAGES, default=list(PACKAGES), help="packages to change")
-    parser.add_argument("--goal", type=float, default=0.85, help="least share that must be noticed")
+    parser.add_argument("--goal", type=float, default=0.85, help="required share of killed mutants")
     parser.add_argument("--out", type=Path, default=ROOT / "mutants", help="directory of mutants.jsonl")
     given = parser.parse_args()
     equivalents = json.loads(EQUIVALENT.read_text(encoding="utf-8")) if EQUIVALENT.exists() else {}
@@ -357,7 +357,7 @@ def main() -> None:
     with copies(given.jobs) as free, concurrent.futures.ThreadPoolExecutor(given.jobs) as pool:
         rows = list(pool.map(Session(given.out, given.seconds, free).result, mutants))
     if report(rows, equivalents) < given.goal:
-        sys.exit(f"fewer than {given.goal:.0%} were noticed")
+        sys.exit(f"fewer than {given.goal:.0%} of the mutants were killed")
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def measure_check(folder: str, command: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=("render", "check", "both"), default="both")
-    parser.add_argument("--side", type=int, default=100, help="cells along a side of the square")
+    parser.add_argument("--side", type=int, default=100, help="number of cells along a side of the square")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--photos", type=int, default=310_000)
     given = parser.parse_args()
@@ -156,8 +156,8 @@ def main() -> None:
             found = in_own_process(unpack_and_render, folder, given.side, given.threads)
             print(
                 f"unpack + render {found['cells']:,} cells from {tiles:,} tiles ({size:.0f} MB): "
-                f"{found['cells'] / found['clock_s']:.0f} cells/s by the clock on {given.threads} threads, "
-                f"{found['cells'] / found['cpu_s']:.0f} cells a CPU second; unpacking alone "
+                f"{found['cells'] / found['clock_s']:.0f} cells/s of wall-clock time on {given.threads} threads, "
+                f"{found['cells'] / found['cpu_s']:.0f} cells per CPU second; unpacking alone "
                 f"{found['unpack_cpu_s']:.1f} CPU-s and {found['unpack_grown_mb']:.0f} MB of memory, "
                 f"{found['grown_mb']:.0f} MB at the end"
             )
@@ -173,8 +173,8 @@ def main() -> None:
             for command in ("write", "check", "load"):
                 found = in_own_process(measure_check, folder, command)
                 print(
-                    f"{command} {given.photos:,} photos: {found['cpu_s']:.1f} CPU-s, {found['clock_s']:.1f} s by the "
-                    f"clock, {found['grown_mb']:.0f} MB beyond the start, peak {found['peak_mb']:.0f} MB"
+                    f"{command} {given.photos:,} photos: {found['cpu_s']:.1f} CPU-s, {found['clock_s']:.1f} s "
+                    f"of wall-clock time, {found['grown_mb']:.0f} MB beyond the start, peak {found['peak_mb']:.0f} MB"
                 )
 
 

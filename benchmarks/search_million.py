@@ -1,11 +1,11 @@
-"""Search over a million synthetic descriptors: our kinds beside exact FAISS (and usearch where it is installed).
+"""Search a million synthetic descriptors: our search methods, exact FAISS and (if installed) usearch.
 
     python benchmarks/search_million.py --tiles 1000000 --dim 1024
 
-Data as in the measurements that chose the kinds: a mixture of regions in a random basis with a power-law spectrum, and
-eight overlapping-tile siblings for each site. Queries are made-up other views of a tile, at cosine 0.65 to it, that
-differ from it as tiles differ from one another. A million tiles of 1024 dimensions need 2 GB on disk and, for exact
-FAISS, 4 GB of memory. Start it with OMP_NUM_THREADS=1 for the time of one core.
+The data are those on which the methods were selected: a mixture of regions in a random basis with a power-law spectrum
+and eight siblings (overlapping tiles) for each site. Queries are synthetic views of a tile with cosine 0.65 to it;
+their noise has the covariance of the tiles. A million tiles of 1024 dimensions need 2 GB on disk and, for exact FAISS,
+4 GB of memory. Set OMP_NUM_THREADS=1 to measure one core.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SITES_SIBLINGS = 8
 
 
 def descriptors(count: int, dim: int, path: Path, seed: int = 0) -> np.ndarray:
-    """Unit vectors, float16, written in blocks."""
+    """Write float16 unit vectors in blocks and return them memory-mapped."""
     generator = np.random.default_rng(seed)
     spectrum = (np.arange(1, dim + 1) ** -0.5).astype(np.float32)
     basis = np.linalg.qr(generator.standard_normal((dim, dim)))[0].astype(np.float32) * spectrum[:, None]
@@ -46,9 +46,9 @@ def descriptors(count: int, dim: int, path: Path, seed: int = 0) -> np.ndarray:
 
 
 def timed(search, queries: np.ndarray, k: int, singles: int) -> tuple[float, float, np.ndarray]:  # noqa: ANN001
-    """CPU milliseconds for one query alone and for each of a batch of 64, and the rows found for all.
+    """Return CPU milliseconds of a single query and per query of a batch of 64, and the rows found.
 
-    CPU time, because neighbours on a shared machine stretch the clock's; on one quiet core the two are the same.
+    CPU time is used because other processes on a shared machine increase wall-clock time.
     """
     search(queries[:1], k)
     started = time.process_time()
@@ -61,7 +61,7 @@ def timed(search, queries: np.ndarray, k: int, singles: int) -> tuple[float, flo
 
 
 def usearch_rows(vectors: np.ndarray, dim: int, threads: int):  # noqa: ANN201
-    """A usearch HNSW index of int8 vectors and its bytes a tile, or None where the package is missing."""
+    """Return the search of a usearch HNSW index of int8 vectors and its bytes per tile; None without usearch."""
     try:
         from usearch.index import Index
     except ImportError:
@@ -82,7 +82,7 @@ def usearch_rows(vectors: np.ndarray, dim: int, threads: int):  # noqa: ANN201
 
 
 def kinds(vectors: np.ndarray) -> dict[str, Callable[[], tuple[Any, float] | None]]:
-    """How each kind is built: gives its search and its bytes a tile, or None where its package is missing."""
+    """Return a build function per method: it returns search and bytes per tile, or None if a package is missing."""
     dim = vectors.shape[1]
 
     def exact() -> tuple[Any, float]:
@@ -108,7 +108,7 @@ def kinds(vectors: np.ndarray) -> dict[str, Callable[[], tuple[Any, float] | Non
 def measure(
     tiles: int, dim: int, queries: int = 512, singles: int = 50, skip: Sequence[str] = ()
 ) -> Iterator[dict[str, Any]]:
-    """A row for each kind as it is finished; the first is exact and sets the recall of the others."""
+    """Yield a row for each method; the first is exact and is the reference for recall."""
     with tempfile.TemporaryDirectory() as folder:
         vectors = descriptors(tiles, dim, Path(folder) / "descriptors.npy")
         asked, exact = sample_queries(vectors, queries), None
@@ -132,7 +132,7 @@ def measure(
                 "recall_at_1": float((exact[:, 0] == found[:, 0]).mean()),
                 "recall_at_10": float(np.mean([len(set(a) & set(b)) / 10 for a, b in both])),
             }
-            del made  # the next kind needs the memory
+            del made  # free the memory for the next method
 
 
 def main() -> None:
@@ -140,8 +140,8 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=1_000_000)
     parser.add_argument("--dim", type=int, default=1024)
     parser.add_argument("--queries", type=int, default=512)
-    parser.add_argument("--singles", type=int, default=50, help="queries that are asked one by one")
-    parser.add_argument("--skip", nargs="*", default=[], help='kinds to leave out, e.g. "faiss flat" usearch')
+    parser.add_argument("--singles", type=int, default=50, help="number of queries measured one at a time")
+    parser.add_argument("--skip", nargs="*", default=[], help='methods to skip, e.g. "faiss flat" usearch')
     parser.add_argument("--out", type=Path, help="also write the figures as JSON")
     given = parser.parse_args()
     rows = []

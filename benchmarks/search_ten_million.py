@@ -1,12 +1,12 @@
-"""An index of ten million tiles on one machine, and what edits cost at a million: `make bench-10m`.
+"""Search an index of ten million tiles on one machine, and edit one of a million: `make bench-10m`.
 
     python benchmarks/search_ten_million.py --out benchmarks/results/bench_10m.json
 
-Descriptors are made up: 3,000 regions in a random basis with a power-law spectrum at 1024 dimensions, families of eight
-overlapping siblings, shortened to 256. Queries stand at cosine 0.65 to their tile, and differ from it as tiles differ
-from one another; they are drawn here, and not by the package that measures itself. Tiles lie on a grid of 32.5 m. Ten
-million need 8 GB on disk, 20 minutes on two quiet cores and 4 GB of memory. Wall time and CPU time are both written:
-on a busy machine the first tells of the neighbours.
+Descriptors are synthetic: 3,000 regions in a random basis with a power-law spectrum at 1024 dimensions, groups of eight
+overlapping siblings, truncated to 256 dimensions. Queries have cosine 0.65 to their tile, with noise of the covariance
+of the tiles; they are sampled here, independently of `gengeo_hf.index`. Tiles lie on a grid of 32.5 m. Ten million
+tiles need 8 GB on disk, 4 GB of memory and 20 minutes on two idle cores. Both wall time and CPU time are written,
+because other processes increase wall time.
 """
 
 import argparse
@@ -42,24 +42,24 @@ SPACING_M, TILE_M = 32.5, 65.0
 LAT, LON = 48.0, 11.0
 BLOCK = 65_536
 QUERIES = 200
-PARTS = 19  # segments of the index that is edited; what is added makes one more
+PARTS = 19  # segments of the edited index; added tiles form one more
 RADIUS_M = 5000.0
 
 
 class Gallery:
-    """Made-up descriptors and positions of `count` tiles, the same for the same seed."""
+    """Synthetic descriptors and positions of `count` tiles, determined by the seed."""
 
     def __init__(self, count: int, seed: int = 0) -> None:
         self.count, self.seed = count, seed
         rng = np.random.default_rng(seed)
         basis = np.linalg.qr(rng.standard_normal((WHOLE, WHOLE)))[0] * (np.arange(1, WHOLE + 1) ** -0.5)[:, None]
         shortened = basis[:, :DIM]
-        # Shortened vectors of a Gaussian are a Gaussian with this covariance: no 1024 values need to be drawn.
+        # A truncated Gaussian vector is Gaussian with this covariance, so 1024 values need not be sampled.
         self.spread = np.linalg.cholesky(shortened.T @ shortened).T.astype(np.float32)
         self.regions = rng.standard_normal((REGIONS, DIM), dtype=np.float32)
 
     def descriptors(self) -> Iterator[np.ndarray]:
-        """float16 (at most `BLOCK`, DIM) at a time."""
+        """Yield float16 arrays of shape (at most `BLOCK`, DIM)."""
         for start in range(0, self.count, BLOCK):
             rng = np.random.default_rng((self.seed, 1, start))
             size = min(BLOCK, self.count - start)
@@ -71,7 +71,7 @@ class Gallery:
             yield (block / np.linalg.norm(block, axis=1, keepdims=True)).astype(np.float16)
 
     def tiles(self) -> pa.Table:
-        """`TILE_SCHEMA`: a square grid, siblings side by side."""
+        """Return a table of `TILE_SCHEMA`: a square grid with siblings next to each other."""
         side = int(np.ceil(np.sqrt(self.count)))
         row, column = np.divmod(np.arange(self.count), side)
         per_lat, per_lon = (float(v) for v in metres_per_degree(LAT))
@@ -91,7 +91,7 @@ class Gallery:
         return pa.table(columns, schema=TILE_SCHEMA)
 
     def queries(self, vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Other views of some tiles: float32 (queries, DIM)."""
+        """Return synthetic views of some tiles: float32 (queries, DIM)."""
         rng = np.random.default_rng((self.seed, 2))
         tiles = vectors[rows].astype(np.float32)
         tiles /= np.linalg.norm(tiles, axis=1, keepdims=True)
@@ -102,7 +102,7 @@ class Gallery:
 
 
 def exact_ids(index: GeoIndex, queries: np.ndarray, k: int) -> list[set[str]]:
-    """Ids of the k best live tiles by a full comparison, in numpy alone."""
+    """Return the ids of the k best live tiles by exhaustive comparison in NumPy."""
     best: list[list[tuple[float, Any, int]]] = [[] for _ in queries]
     for segment in index.segments:
         rows = segment.live_rows()
@@ -117,14 +117,14 @@ def exact_ids(index: GeoIndex, queries: np.ndarray, k: int) -> list[set[str]]:
 
 
 def recall(index: GeoIndex, queries: np.ndarray, exact: list[set[str]]) -> float:
-    """Share of the exact ten best that the index finds."""
+    """Return the share of the exact ten best tiles that the index finds."""
     found = index.search(queries, 10)
     shares = [len({hit.tile_id for hit in line} & best) / len(best) for line, best in zip(found, exact, strict=True)]
     return float(np.mean(shares))
 
 
 def timed(call: Any, queries: np.ndarray, times: int) -> dict[str, float]:
-    """Median and best wall milliseconds, and mean CPU milliseconds, of calls with one query each."""
+    """Return median and least wall milliseconds and mean CPU milliseconds of calls with one query."""
     call(queries[:1])
     walls, cpu = [], time.process_time()
     for number in range(times):
@@ -139,7 +139,7 @@ def timed(call: Any, queries: np.ndarray, times: int) -> dict[str, float]:
 
 
 def forget_pages(index: GeoIndex) -> None:
-    """Take the index's files out of the page cache, where the system can do that."""
+    """Remove the files of the index from the page cache, if the system supports that."""
     if hasattr(os, "posix_fadvise"):
         for file in index.files().values():
             with file.open("rb") as opened:
@@ -170,7 +170,7 @@ print(json.dumps(found | {"first_query_ms": first * 1000, "first_query_cpu_ms": 
 
 
 def opened_alone(index: GeoIndex, queries: np.ndarray, folder: Path, cold: bool) -> dict[str, float]:
-    """What a new process needs to open the index, for its first query, and in memory without the page cache."""
+    """Measure opening the index, the first query and resident memory without page cache in a new process."""
     np.save(folder / "queries.npy", queries)
     if cold:
         forget_pages(index)
@@ -180,7 +180,7 @@ def opened_alone(index: GeoIndex, queries: np.ndarray, folder: Path, cold: bool)
 
 
 class Noise:
-    """A source of `count` tiles for `add`; what they cost to encode is not measured here."""
+    """A source of `count` tiles for `add`; encoding is not measured here."""
 
     rendering = ""
 
@@ -195,7 +195,7 @@ class Noise:
 
 
 class RandomEncoder:
-    """Unit vectors from nowhere, at no cost."""
+    """Return random unit vectors, to exclude the cost of encoding."""
 
     dim, fingerprint, batch_size = DIM, "0" * 64, 32
     truncate_dim, computed_by, preprocessing = DIM, "", {}
@@ -206,7 +206,7 @@ class RandomEncoder:
 
 
 def cost(index: GeoIndex, action: Any) -> dict[str, float]:
-    """Seconds and megabytes written of an edit."""
+    """Measure the seconds and the megabytes written by an edit."""
     before = {path: path.stat().st_mtime_ns for path in index.path.rglob("*") if path.is_file()}
     started, cpu = time.perf_counter(), time.process_time()
     action()
@@ -216,7 +216,7 @@ def cost(index: GeoIndex, action: Any) -> dict[str, float]:
 
 
 def build(count: int, path: Path) -> dict[str, float]:
-    """Write an index of made-up tiles."""
+    """Write an index of synthetic tiles and measure it."""
     gallery = Gallery(count)
     started, cpu = time.perf_counter(), time.process_time()
     write_index(path, NewRows(gallery.tiles(), gallery.descriptors()), DIM, Model("0" * 64, "made up"))
@@ -234,7 +234,7 @@ def drawn_queries(index: GeoIndex) -> np.ndarray:
 
 
 def build_parts(count: int, folder: Path) -> GeoIndex:
-    """An index of nineteen segments, each written as an index of its own and then added."""
+    """Build an index of nineteen segments, each written as a separate index and then added."""
     path, part = folder / "edits.gengeo", count // PARTS
     gallery, vectors = Gallery(count), Gallery(count).descriptors()
     tiles, waiting = gallery.tiles(), np.empty((0, DIM), np.float16)
@@ -253,9 +253,9 @@ def build_parts(count: int, folder: Path) -> GeoIndex:
 
 
 def edits(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What edits cost, and what segments and tombstones cost a search; more figures with each step.
+    """Measure edits, and the effect of segments and deleted rows on search; yield the figures so far after each step.
 
-    An index that an interrupted run has edited is used again, with the figures that are known of it.
+    The index and the figures of an interrupted run are reused.
     """
     path = folder / "edits.gengeo"
     if path.exists() and GeoIndex.load(path, verify=False).manifest.deleted >= count // 10:
@@ -282,7 +282,7 @@ def edits(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str,
             "recall_at_10": recall(opened, queries, exact),
         }
         yield result
-    # By turns, so that a neighbour who comes or goes disturbs both.
+    # Alternate, so that other processes affect both equally.
     turns = [(timed_of(many, queries), timed_of(one, queries)) for _ in range(5)]
     for name, times in (("many", [a for a, _ in turns]), ("one", [b for _, b in turns])):
         result[name] |= {key: statistics.median(time[key] for time in times) for key in times[0]}
@@ -292,12 +292,12 @@ def edits(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str,
 
 
 def timed_of(index: GeoIndex, queries: np.ndarray) -> dict[str, float]:
-    """Times of twenty searches for ten tiles."""
+    """Measure twenty searches for ten tiles."""
     return timed(lambda query: index.search(query, 10), queries, 20)
 
 
 def large(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Figures of one large index, more with each step. One that an interrupted run left is used again."""
+    """Measure a large index; yield the figures so far after each step. An existing index is reused."""
     path = folder / "large.gengeo"
     result: dict[str, Any] = {"tiles": count, "dim": DIM} | known
     if not path.exists():
@@ -337,9 +337,9 @@ def large(count: int, folder: Path, known: dict[str, Any]) -> Iterator[dict[str,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiles", type=int, default=10_000_000)
-    parser.add_argument("--edits", type=int, default=1_000_000, help="tiles of the index that is edited; 0: none")
-    parser.add_argument("--folder", type=Path, help="where the indexes lie meanwhile; default: a temporary folder")
-    parser.add_argument("--out", type=Path, help="JSON file; written after each step")
+    parser.add_argument("--edits", type=int, default=1_000_000, help="number of tiles of the edited index; 0 to skip")
+    parser.add_argument("--folder", type=Path, help="directory of the indexes; default: a temporary one")
+    parser.add_argument("--out", type=Path, help="JSON file, written after each step")
     given = parser.parse_args()
     figures: dict[str, Any] = json.loads(given.out.read_text()) if given.out and given.out.exists() else {}
 

@@ -1,4 +1,4 @@
-"""The sections of the report: each calls the benchmark beside it, at three sizes where that means something."""
+"""Sections of the report: each calls the benchmark of that name, at three sizes where growth is measured."""
 
 import tempfile
 from collections.abc import Callable
@@ -20,19 +20,19 @@ from measuring import Figure, growth, in_own_process, in_turns
 
 from gengeo_hf.encoding.encoder import Encoder
 
-FULL_PAIRS = 105_214  # VIGOR's, which the goals of sampler and mining are about
+FULL_PAIRS = 105_214  # of VIGOR; the goals of sampler and mining refer to it
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the sections measure at; the defaults fill 20 minutes of two quiet cores."""
+    """Sizes at which the sections measure; the defaults take 20 minutes on two idle cores."""
 
     width: str = "base"
     onnx: bool = True
     batches: tuple[int, ...] = (1, 8)
-    rounds: int = 5  # neighbours share the multipliers of bfloat16: readings differ by a fifth
+    rounds: int = 5  # other processes share the bfloat16 units: readings vary by 20 %
     starts: int = 7
-    head_rounds: int = 5  # they differ by a tenth
+    head_rounds: int = 5  # readings vary by 10 %
     head_batch: int = 8
     head_memory_batch: int = 32
     pairs: tuple[int, int, int] = (10_000, 30_000, FULL_PAIRS)
@@ -45,7 +45,7 @@ class Sizes:
 
     @classmethod
     def quick(cls) -> "Sizes":
-        """Small enough for a test."""
+        """Return sizes small enough for a test."""
         return cls(
             "tiny",
             False,
@@ -66,28 +66,28 @@ class Sizes:
 
     @property
     def whole(self) -> bool:
-        """Whether the goals, which are about full sizes, can be judged."""
+        """Whether the goals, which refer to full sizes, can be checked."""
         return self.width == "base"
 
     def goal(self, words: str) -> str:
-        """A goal, or nothing where the size is not the one that it is about."""
+        """Return a goal, or an empty string at other sizes than the one it refers to."""
         return words if self.whole else ""
 
 
 def start(sizes: Sizes) -> list[Figure]:
-    """Start-up."""
+    """Measure start-up."""
     return startup.figures(sizes.starts)
 
 
 def extract(sizes: Sizes) -> list[Figure]:
-    """JPEG to descriptor, each backend."""
+    """Measure JPEG to descriptor with each backend."""
     with tempfile.TemporaryDirectory() as name:
         folder = extraction.random_checkpoint(sizes.width, Path(name), sizes.onnx)
         return extraction.figures(folder, None, list(sizes.batches), sizes.rounds, sizes.whole)
 
 
 def answer(sizes: Sizes) -> list[Figure]:
-    """From a photo's bytes to its best tiles, beside the forward pass of torch in float32 alone."""
+    """Compare the time from JPEG to best tiles with the forward pass of torch in float32."""
     from gengeo_hf.index.scan import build_scan
     from gengeo_hf.index.search import Part, Searcher
 
@@ -114,20 +114,20 @@ def answer(sizes: Sizes) -> list[Figure]:
 
 
 def eight_bits(sizes: Sizes) -> list[Figure]:
-    """int8 graphs beside torch in float32."""
+    """Compare int8 graphs with torch in float32."""
     with tempfile.TemporaryDirectory() as name:
         return int8.figures(int8.int8_checkpoint(sizes.width, Path(name)), sizes.rounds, sizes.whole)
 
 
 def scaled(sizes: Sizes) -> list[Figure]:
-    """Fewer tokens: the same forward pass at smaller image sizes."""
+    """Measure the forward pass at smaller image sizes, with fewer tokens."""
     with tempfile.TemporaryDirectory() as name:
         folder = extraction.random_checkpoint(sizes.width, Path(name), onnx=False)
         return input_scale.figures(folder, [*input_scale.SCALES], [], sizes.rounds, sizes.whole)
 
 
 def head_cost(sizes: Sizes, device: str = "cpu") -> list[Figure]:
-    """The head beside the bare backbone in time, beside the expanded formulation in memory."""
+    """Compare the time of the head with the backbone, and its memory with the expanded formulation."""
     rows = []
     for view, size in head.SIZES.items():
         if sizes.whole:
@@ -142,7 +142,7 @@ def head_cost(sizes: Sizes, device: str = "cpu") -> list[Figure]:
 
 
 def sampler(sizes: Sizes) -> list[Figure]:
-    """The plan of an epoch and the table of neighbours."""
+    """Measure the epoch plan and the table of neighbours."""
     found = [epoch_plan.measure(pairs, names=["our rules"]) for pairs in sizes.pairs]
     plans = [value["plans"]["our rules"]["cpu_s"] for value in found]
     tables = [value["table_cpu_s"] for value in found]
@@ -157,7 +157,7 @@ def sampler(sizes: Sizes) -> list[Figure]:
 
 
 def mined(sizes: Sizes, device: str = "cpu") -> list[Figure]:
-    """Neighbours by descriptor."""
+    """Measure mining of neighbours by descriptor."""
     found = [in_own_process(mining.measure, pairs, sizes.dim, pool=64, device=device) for pairs in sizes.mined]
     last, shown = found[-1], f"{sizes.mined[-1]:,} x {sizes.dim}"
     goal = f"<= {mining.MEMORY_GOAL}"
@@ -169,7 +169,7 @@ def mined(sizes: Sizes, device: str = "cpu") -> list[Figure]:
 
 
 def ranked(sizes: Sizes, device: str = "cpu") -> list[Figure]:
-    """Streamed ranks beside the bare product of the same blocks."""
+    """Compare streamed ranks with the matrix product of the same blocks."""
     seconds, ratios = [], []
     for count in sizes.ranked:
         found = ranks.measure(count, count, sizes.dim, device_name=device)
@@ -183,7 +183,7 @@ def ranked(sizes: Sizes, device: str = "cpu") -> list[Figure]:
 
 
 def search(sizes: Sizes) -> list[Figure]:
-    """Index build and search beside exact FAISS and usearch."""
+    """Compare index build and search with exact FAISS and usearch."""
     rows, built, asked = [], [], []
     for tiles in sizes.tiles:
         last = tiles == sizes.tiles[-1]
@@ -204,8 +204,8 @@ def search(sizes: Sizes) -> list[Figure]:
 
 
 def world(sizes: Sizes) -> list[Figure]:
-    """Drawing the synthetic world with one process for each core."""
-    draw_world.built("urban", 2)  # loads what the others then find in memory
+    """Measure rendering of the synthetic world with one process per core."""
+    draw_world.built("urban", 2)  # fills the file cache for the measurements below
     seconds = [draw_world.built("urban", pairs) for pairs in sizes.regions]
     rate, pairs = sizes.regions[-1] / seconds[-1], sizes.regions[-1]
     goal = sizes.goal(">= 60")

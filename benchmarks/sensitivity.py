@@ -1,9 +1,9 @@
-"""How much batch size and learning rate matter, on the synthetic world at equal epochs: one short run for each cell.
+"""Sensitivity to batch size and learning rate on the synthetic world, at equal epochs: one short run for each cell.
 
 python benchmarks/sensitivity.py --out runs/sensitivity --table docs/sensitivity_table.md
 
-A finished run is not repeated, and the table is written anew after each. Every number is a short run of a small model
-on made-up places: read the order, not the size, and mind how far the seeds of one cell lie apart.
+A finished run is not repeated, and the table is rewritten after each. Every number is from a short run of a small model
+on synthetic places: compare the ranking of cells, not the values, and consider the spread over the seeds of a cell.
 """
 
 import argparse
@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parents[1] / "training"
 
 
 def run_cell(out: Path, batch: int, rate: float, seed: int, given: argparse.Namespace) -> dict[str, Any]:
-    """Train one run of a cell, or read what it gave before."""
+    """Train one run of a cell, or read its stored result."""
     from gengeo_hf.training.loop import main as train
     from gengeo_hf.training.settings import load_settings
 
@@ -47,7 +47,7 @@ def run_cell(out: Path, batch: int, rate: float, seed: int, given: argparse.Name
 
 
 def as_table(runs: list[dict[str, Any]], batches: list[int], rates: list[float]) -> str:
-    """Markdown: rows are batch sizes, columns learning rates; a cell has every R@1 and the mean R@5."""
+    """Return a Markdown table: rows are batch sizes, columns learning rates; a cell has each R@1 and the mean R@5."""
     some = runs[0]
     lines = [
         f"R@1 of each seed, and in brackets the mean R@5, in % on {some['tiles']} unseen tiles of the synthetic urban "
@@ -65,7 +65,7 @@ def as_table(runs: list[dict[str, Any]], batches: list[int], rates: list[float])
 
 
 def shown(cell: list[dict[str, Any]]) -> str:
-    """The runs of one cell in a few characters."""
+    """Return the text of one cell."""
     if not cell:
         return "not run"
     seeds = " and ".join(f"{100 * run['recall@1']:.1f}" for run in sorted(cell, key=lambda run: run["seed"]))
@@ -74,17 +74,17 @@ def shown(cell: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/sensitivity"), help="folder of the runs")
-    parser.add_argument("--table", type=Path, default=None, help="write the table here as Markdown")
+    parser.add_argument("--out", type=Path, default=Path("runs/sensitivity"), help="directory of the runs")
+    parser.add_argument("--table", type=Path, default=None, help="Markdown file to which the table is written")
     parser.add_argument("--batches", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.001, 0.003, 0.01])
-    parser.add_argument("--seeds", type=int, default=2, help="runs of each cell")
-    parser.add_argument("--pairs", type=int, default=3150, help="training pairs")
-    parser.add_argument("--places", type=int, default=500, help="validation places")
+    parser.add_argument("--seeds", type=int, default=2, help="number of runs of each cell")
+    parser.add_argument("--pairs", type=int, default=3150, help="number of training pairs")
+    parser.add_argument("--places", type=int, default=500, help="number of validation places")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--world", default=None, help="folder of drawn worlds, such as demo/world")
+    parser.add_argument("--world", default=None, help="directory of rendered worlds, such as demo/world")
     given = parser.parse_args()
-    # The first seed and the middle of the grid first: a command that is stopped has the runs that matter most.
+    # First seed and centre of the grid first, so that an interrupted run has the most important cells.
     grid = [(batch, rate) for batch in given.batches for rate in given.rates]
     centre = (given.batches[len(given.batches) // 2], given.rates[len(given.rates) // 2])
     grid.sort(key=lambda cell: (cell[0] != centre[0]) + (cell[1] != centre[1]))

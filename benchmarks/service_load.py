@@ -1,13 +1,13 @@
-"""`gengeo serve` under load: many requests at the same moment, for several rounds, with and without micro-batches.
+"""Load test of `gengeo serve`: rounds of simultaneous requests, with and without micro-batches.
 
     python benchmarks/service_load.py
     python benchmarks/service_load.py --model ./my-model --index city.gengeo --photos photos/
 
-For each setting of `--batch` a service runs in a process of its own; rounds alternate between them, so that a busy
-machine troubles both alike. Each request sends one of a few photos and must get the tiles that a lone request for this
-photo got. Printed: requests answered and answered rightly, requests a second, latencies, and the service's resident
-memory after each round. Without `--model` a DINOv2 of `--hidden` width and `--layers` blocks gets random weights (small
-by default, for it is the service that is measured): its places mean nothing, but must be the same each time.
+For each value of `--batch` a service runs in a separate process; rounds alternate between them, so that other processes
+affect both equally. Each request sends one of a few photos and must receive the same tiles as a single request with
+this photo. Printed: number of correct answers, requests per second, latencies, and the resident memory of the service
+after each round. Without `--model`, a DINOv2 of `--hidden` width and `--layers` blocks has random weights (small by
+default, because the service is measured): its places are arbitrary, but must be the same each time.
 """
 
 import argparse
@@ -39,16 +39,16 @@ class Service:
         self.process = subprocess.Popen([str(word) for word in [*command, *options, *more]])
 
     def wait(self) -> None:
-        """Until it listens."""
+        """Wait until it listens."""
         while self.process.poll() is None:
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
             time.sleep(0.2)
-        raise SystemExit("the service ended before it listened")
+        raise SystemExit("the service exited before it listened")
 
     async def ask(self, photo: bytes) -> tuple[int, list[str], float]:
-        """Status, tiles and seconds of one request, on a connection of its own."""
+        """Send one request on a separate connection; return status, tiles and seconds."""
         started = time.perf_counter()
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(HEAD.format(len(photo)).encode() + photo)
@@ -60,7 +60,7 @@ class Service:
         return status, tiles, time.perf_counter() - started
 
     async def round(self, photos: list[bytes], requests: int, truth: list[list[str]]) -> None:
-        """All requests at the same moment."""
+        """Send all requests simultaneously."""
         started = time.perf_counter()
         found = await asyncio.gather(
             *(self.ask(photos[number % len(photos)]) for number in range(requests)), return_exceptions=True
@@ -77,7 +77,7 @@ class Service:
 
 
 def random_model(folder: Path, hidden: int, layers: int) -> Path:
-    """A DINOv2 with a SALAD head, random weights."""
+    """Write a DINOv2 with a SALAD head and random weights."""
     import torch
 
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
@@ -98,7 +98,7 @@ def random_model(folder: Path, hidden: int, layers: int) -> Path:
 
 
 def random_index(model: Path, folder: Path, tiles: int) -> Path:
-    """An index of made-up descriptors of this model."""
+    """Write an index of random descriptors for this model."""
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.imagery.tiles import tile_table
     from gengeo_hf.index.edit import write_index
@@ -115,7 +115,7 @@ def random_index(model: Path, folder: Path, tiles: int) -> Path:
 
 
 def made_up_photos(count: int, width: int) -> list[bytes]:
-    """JPEGs of smooth noise, twice as wide as high."""
+    """Return JPEG photos of smooth noise, twice as wide as high."""
     from PIL import Image
 
     photos = []
@@ -128,7 +128,7 @@ def made_up_photos(count: int, width: int) -> list[bytes]:
 
 
 def report(service: Service, requests: int) -> str:
-    """One line of the table."""
+    """Return one row of the table."""
     p50, p95, p99 = np.percentile(service.latencies, [50, 95, 99]) if service.latencies else [float("nan")] * 3
     rounds = len(service.walls)
     memory = " ".join(f"{value:.0f}" for value in service.rss)
@@ -139,16 +139,16 @@ def report(service: Service, requests: int) -> str:
 
 
 def main() -> None:
-    """Parse, load, print."""
+    """Run the load test and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--index", type=Path)
-    parser.add_argument("--photos", type=Path, help="folder of photos; default: made-up ones")
-    parser.add_argument("--width", type=int, default=800, help="of made-up photos, pixels")
-    parser.add_argument("--hidden", type=int, default=64, help="width of the made-up model; 384 is ViT-S")
-    parser.add_argument("--layers", type=int, default=4, help="blocks of the made-up model; 12 is ViT-S")
-    parser.add_argument("--tiles", type=int, default=5000, help="of the made-up index")
-    parser.add_argument("--requests", type=int, default=200, help="at the same moment")
+    parser.add_argument("--photos", type=Path, help="directory of photos; default: noise")
+    parser.add_argument("--width", type=int, default=800, help="width of the generated photos in pixels")
+    parser.add_argument("--hidden", type=int, default=64, help="width of the random model; 384 is ViT-S")
+    parser.add_argument("--layers", type=int, default=4, help="number of blocks of the random model; 12 is ViT-S")
+    parser.add_argument("--tiles", type=int, default=5000, help="number of tiles of the random index")
+    parser.add_argument("--requests", type=int, default=200, help="number of simultaneous requests")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     given = parser.parse_args()
@@ -171,8 +171,8 @@ def main() -> None:
             for service in services:
                 service.process.terminate()
                 service.process.wait()
-    print(f"{given.requests} requests at the same moment, {given.rounds} rounds, {os.cpu_count()} cores")
-    print("| batch | answered rightly | requests/s (median round) | p50 s | p95 s | p99 s | RSS MB after each round |")
+    print(f"{given.requests} simultaneous requests, {given.rounds} rounds, {os.cpu_count()} cores")
+    print("| batch | correct answers | requests/s (median round) | p50 s | p95 s | p99 s | RSS MB after each round |")
     print("|---|---|---|---|---|---|---|")
     for service in services:
         print(report(service, given.requests))
@@ -182,7 +182,7 @@ def main() -> None:
             f"batch {services[1].batch} answers {ratio:.2f} times as fast as batch {services[0].batch} (paired rounds)"
         )
     if any(service.wrong for service in services):
-        raise SystemExit("requests were lost or answered wrongly")
+        raise SystemExit("some requests failed or had wrong answers")
 
 
 if __name__ == "__main__":

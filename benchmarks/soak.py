@@ -1,12 +1,12 @@
-"""`gengeo serve` for minutes under mixed good and bad requests: none lost, memory flat, latencies.
+"""Soak test of `gengeo serve` with valid and invalid requests: failures, memory growth and latencies.
 
     python benchmarks/soak.py --minutes 10 --out soak
 
-A service runs in a process of its own on loopback, with a made-up model and index (see service_load.py). Several
-clients send, one request after the other, photos that must get the tiles that a lone request got, and what a stranger
-may send: no photo, cut photos, wrong options, bodies beyond the limit, unknown paths, connections dropped half-way.
-Each kind has the answers that it may get; any other, or none, counts as lost. Every second the service's memory is
-read. Written: `soak.json` and `soak.md`. The status is 1 if a request was lost or memory grew.
+A service runs in a separate process on the loopback interface, with a random model and index (see service_load.py).
+Several clients send photos one after the other, which must receive the same tiles as a single request, and invalid
+requests: no photo, truncated photos, wrong options, bodies over the limit, unknown paths, dropped connections. Each
+kind has a set of allowed statuses; any other status, or none, counts as lost. The memory of the service is read every
+second. Written: `soak.json` and `soak.md`. The exit status is 1 if a request was lost or wrong, or memory grew.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from service_load import Service, made_up_photos, random_index, random_model
 
-GROWTH_MB = 40.0  # between the first and the last third of the run; caches and pools are full after the first
-KINDS = {  # what is sent, and the answers that are right
+GROWTH_MB = 40.0  # from the first to the last third of the run; caches and pools are full after the first
+KINDS = {  # kind of request: allowed statuses
     "photo": {200},
     "photo as form": {200},
     "descriptor": {200},
@@ -41,7 +41,7 @@ SHARES = [8, 4, 3, 2, 1, 1, 1, 1, 1, 1, 1]
 
 
 def request(kind: str, photo: bytes, draw: random.Random) -> bytes:
-    """The bytes of one request."""
+    """Return the bytes of one request."""
 
     def post(path: str, body: bytes, more: str = "") -> bytes:
         head = (
@@ -66,7 +66,7 @@ def request(kind: str, photo: bytes, draw: random.Random) -> bytes:
 
 
 async def ask(port: int, kind: str, photo: bytes, draw: random.Random) -> tuple[int | None, bytes]:
-    """Status and body; a dropped connection has none."""
+    """Send a request; return status and body, or none for a dropped connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request(kind, photo, draw))
@@ -80,24 +80,24 @@ async def ask(port: int, kind: str, photo: bytes, draw: random.Random) -> tuple[
 
 
 def tiles_of(body: bytes) -> list[str]:
-    """Tile ids of an answer."""
+    """Return the tile ids of an answer."""
     return [place["tile_id"] for place in json.loads(body)["places"]]
 
 
 class Soak:
-    """What was sent and what came back."""
+    """Counts, failures, latencies and memory of a run."""
 
     def __init__(self, service: Service, photos: list[bytes]) -> None:
         self.service, self.photos = service, photos
         self.sent = dict.fromkeys(KINDS, 0)
         self.lost: list[str] = []
         self.wrong: list[str] = []
-        self.seconds: list[float] = []  # of good photos
+        self.seconds: list[float] = []  # of valid photos
         self.memory: list[tuple[float, float]] = []  # seconds since the start, MB
         self.truth: list[list[str]] = []
 
     async def client(self, number: int, until: float) -> None:
-        """One request after the other."""
+        """Send one request after the other."""
         draw = random.Random(number)
         while time.monotonic() < until:
             kind, which = draw.choices(list(KINDS), SHARES)[0], draw.randrange(len(self.photos))
@@ -116,14 +116,14 @@ class Soak:
                     self.wrong.append(f"{kind} {which}: {tiles_of(body)}")
 
     async def watch(self, started: float, until: float) -> None:
-        """The service's resident memory, every second."""
+        """Read the resident memory of the service every second."""
         while time.monotonic() < until:
             await asyncio.sleep(1)
             status = Path(f"/proc/{self.service.process.pid}/status").read_text()
             self.memory.append((time.monotonic() - started, int(status.split("VmRSS:")[1].split()[0]) / 1024))
 
     async def run(self, seconds: float, clients: int) -> None:
-        """All clients for so many seconds."""
+        """Run all clients for the given number of seconds."""
         draw = random.Random(0)
         self.truth = [tiles_of((await ask(self.service.port, "photo", photo, draw))[1]) for photo in self.photos]
         started = time.monotonic()
@@ -131,7 +131,7 @@ class Soak:
         await asyncio.gather(self.watch(started, until), *(self.client(number, until) for number in range(clients)))
 
     def report(self) -> dict:
-        """Figures of the run."""
+        """Return the figures of the run."""
         megabytes = np.array([value for _, value in self.memory])
         third = max(1, len(megabytes) // 3)
         first, last = float(np.median(megabytes[:third])), float(np.median(megabytes[-third:]))
@@ -153,12 +153,12 @@ class Soak:
 
 
 def markdown(found: dict, minutes: float, clients: int) -> str:
-    """The figures as a table."""
+    """Return the figures as a Markdown table."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in found["sent"].items())
     rows = {
         "requests": f"{found['requests']:,}",
         "lost": found["lost"],
-        "answered wrongly": found["wrong"],
+        "wrong": found["wrong"],
         "p50 of a photo": f"{found['p50_s'] * 1000:.0f} ms",
         "p99 of a photo": f"{found['p99_s'] * 1000:.0f} ms",
         "memory, first third": f"{found['memory_first_third_MB']:.0f} MB",
@@ -169,13 +169,13 @@ def markdown(found: dict, minutes: float, clients: int) -> str:
 
 
 def main() -> None:
-    """Parse, run, write."""
+    """Run the test and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--tiles", type=int, default=5000, help="of the made-up index")
-    parser.add_argument("--width", type=int, default=400, help="of made-up photos, pixels")
-    parser.add_argument("--out", type=Path, default=Path("soak"), help="folder of soak.json and soak.md")
+    parser.add_argument("--tiles", type=int, default=5000, help="number of tiles of the random index")
+    parser.add_argument("--width", type=int, default=400, help="width of the generated photos in pixels")
+    parser.add_argument("--out", type=Path, default=Path("soak"), help="directory of soak.json and soak.md")
     given = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     with tempfile.TemporaryDirectory() as name:
@@ -195,7 +195,7 @@ def main() -> None:
     (given.out / "soak.md").write_text(markdown(found, given.minutes, given.clients))
     print(markdown(found, given.minutes, given.clients))
     if found["lost"] or found["wrong"] or found["memory_growth_MB"] > GROWTH_MB:
-        sys.exit(f"not flat, or requests lost: {json.dumps(found['problems'][:5])}")
+        sys.exit(f"memory grew, or requests were lost or wrong: {json.dumps(found['problems'][:5])}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How long a user waits before anything happens: help, imports, and the answer for one photo, beside a bare Python.
+"""Start-up time of help, imports and locating one photo, compared with an empty Python program.
 
     python benchmarks/startup.py --rounds 9
 
-One photo is located with a model of the demo's size, so that the start is what is measured: from the weights, and from
-an ONNX export of them, which needs neither torch nor transformers. `PreTrainedModel` is what transformers itself takes.
+One photo is located with a model as small as that of the demo, so that start-up dominates: from the weights, and from
+their ONNX export, which needs neither torch nor transformers. `PreTrainedModel` measures transformers alone.
 """
 
 import argparse
@@ -41,7 +41,7 @@ GOALS = {"gengeo --help": "<= 0.5", EXPORT: "<= 2.5"}
 
 
 def once(words: list[str]) -> tuple[float, float]:
-    """Clock and CPU seconds of one fresh process."""
+    """Return wall-clock and CPU seconds of a new process."""
     before, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, *words], check=True, capture_output=True)
     wall, after = time.perf_counter() - wall, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -49,7 +49,7 @@ def once(words: list[str]) -> tuple[float, float]:
 
 
 def locating(folder: Path) -> dict[str, list[str]]:
-    """A tiny model with an export of it, an index of made-up tiles, a photo: the commands that locate it."""
+    """Write a tiny model, its export and an index; return the commands that locate a photo."""
     from gengeo_hf.hub.export import export_folder
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 
@@ -72,14 +72,14 @@ def locating(folder: Path) -> dict[str, list[str]]:
 
 
 def figures(rounds: int) -> list[Figure]:
-    """The least seconds of each program: a start has a floor, and everything above it is other work on the machine."""
+    """Return the minimum seconds of each program; anything above the minimum is other load on the machine."""
     with tempfile.TemporaryDirectory() as folder:
         programs = PROGRAMS | locating(Path(folder))
         taken: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
         for turn in range(rounds + 1):
             for name, words in programs.items():
                 found = once(words)
-                if turn:  # the first one reads files that the others find in memory
+                if turn:  # the first round fills the file cache
                     taken[name].append(found)
     least = {name: tuple(min(values) for values in zip(*times, strict=True)) for name, times in taken.items()}
     rows = []

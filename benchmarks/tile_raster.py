@@ -1,8 +1,8 @@
-"""Windowed tiling of a large GeoTIFF: tiles a second and peak memory.
+"""Windowed tiling of a large GeoTIFF: tiles per second and peak memory.
 
     python benchmarks/tile_raster.py --side 10000
 
-Tiles a CPU second are told beside tiles a second, because neighbours on a shared machine stretch the clock's time.
+Tiles per CPU second are also printed, because other processes on a shared machine increase wall-clock time.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from gengeo_hf.imagery.raster import RasterTiles
 
 
 def write(path: Path, side: int) -> None:
-    """A tiled JPEG GeoTIFF of smooth noise, written block by block: 20 cm, UTM 35."""
+    """Write a tiled JPEG GeoTIFF of smooth noise block by block: 20 cm per pixel, UTM zone 35."""
     generator = np.random.default_rng(0)
     options = {"driver": "GTiff", "count": 3, "height": side, "width": side, "dtype": "uint8", "crs": "EPSG:32635"}
     options |= {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "jpeg", "photometric": "ycbcr"}
@@ -36,7 +36,7 @@ def write(path: Path, side: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--side", type=int, default=10_000)
-    parser.add_argument("--tile", type=float, default=72.0, help="metres")
+    parser.add_argument("--tile", type=float, default=72.0, help="side of a tile in metres")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -53,7 +53,7 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(
             f"{source.table.num_rows} tiles ({kept} with data), grid {grid:.2f} s, {kept / seconds:.0f} tiles/s, "
-            f"{kept / cpu:.0f} tiles a CPU second, "
+            f"{kept / cpu:.0f} tiles per CPU second, "
             f"peak memory {peak:.0f} MB ({before:.0f} MB before tiling)"
         )
 

@@ -1,12 +1,12 @@
-"""Token merging between the blocks of the backbone: what it gains and what it costs, before anyone builds on it.
+"""Token merging between the blocks of the backbone: speed and accuracy.
 
     python benchmarks/token_merging.py --model demo/gengeo-world-urban \\
         --data "world-urban:test demo/world num_pairs=500 ground_size=[42,168] aerial_size=[70,70]"
-    python benchmarks/token_merging.py                     # CPU time alone, of ViT-B/14 with random weights
+    python benchmarks/token_merging.py                     # CPU time only, ViT-B/14 with random weights
 
-After each block the most similar tokens are averaged in pairs (Bolya et al. 2023, bipartite matching of every second
-token, weighted by how many patches a token stands for); the head takes any number of tokens. Nothing is trained for it.
-Their proportional attention is left out, and each token has the same mass in the head.
+After each block the most similar tokens are averaged in pairs (Bolya et al. 2023: bipartite matching of every second
+token, weighted by the number of patches that a token represents); the head accepts any number of tokens. The model is
+not trained with merging. Proportional attention is omitted, and each token has the same mass in the head.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from measuring import Figure, in_turns
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.model.backbones import transformer_blocks
 
-SHARES = (0.0, 0.05, 0.1)  # of the tokens that each block merges
+SHARES = (0.0, 0.05, 0.1)  # share of the tokens merged after each block
 
 
 class Merging:
-    """Merges a share of the patch tokens after every block but the last, while it is attached to a backbone."""
+    """Merge a share of the patch tokens after every block but the last of a backbone, by hooks."""
 
     def __init__(self, backbone: Any, share: float) -> None:
         self.share, self.sizes = share, torch.ones(0)
@@ -47,15 +47,15 @@ class Merging:
 
 
 def merge(tokens: torch.Tensor, sizes: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Average `count` tokens of the first set into their most similar ones of the second.
+    """Average `count` tokens of the first set with their most similar tokens of the second.
 
     Args:
-        tokens: (B, n, C); every second token is of the second set.
-        sizes: (B, n, 1), patches that each stands for.
-        count: Tokens that vanish.
+        tokens: (B, n, C); every second token belongs to the second set.
+        sizes: (B, n, 1), number of patches that each token represents.
+        count: Number of tokens to remove.
 
     Returns:
-        (B, n - count, C) and (B, n - count, 1).
+        Tokens (B, n - count, C) and their sizes (B, n - count, 1).
     """
     unit = torch.nn.functional.normalize(tokens, dim=-1)
     first, second = slice(0, None, 2), slice(1, None, 2)
@@ -76,7 +76,7 @@ def merge(tokens: torch.Tensor, sizes: torch.Tensor, count: int) -> tuple[torch.
 
 
 def figures(folder: Path, shares: list[float], data: str | None, rounds: int) -> list[Figure]:
-    """Times as fast as without merging, and R@1 where there is a data set."""
+    """Return the speed relative to no merging, and R@1 if there is a data set."""
     encoders = {}
     for share in shares:
         encoders[share] = Encoder.from_pretrained(folder, device="cpu")

@@ -1,13 +1,13 @@
-"""A training step of the paper's model: full fine-tuning, the last four blocks, GradCache, checkpointing, frozen blocks
-whose outputs are kept from one epoch to the next, side by side.
+"""Compare training steps of the paper's model: full fine-tuning, the last four blocks, GradCache, checkpointing, and
+frozen blocks whose outputs are cached.
 
     python benchmarks/training_step.py --device cuda --batch 256 --micro 32 --precision bf16
     OMP_NUM_THREADS=1 python benchmarks/training_step.py --small --batch 32 --micro 8      # on a laptop's CPU
 
-For each way it prints the time of a step beside that of the first, pairs per second, the share of the device's peak
-that the model uses (MFU; what GradCache computes twice counts once), and on a GPU the allocator's peak. The ways
-take turns in one process, so that neighbours on the machine slow all alike; times are medians. On a CPU they are CPU
-seconds of the process, so start it with one thread. A way that does not fit into the memory says so.
+For each variant it prints the time of a step, also relative to the first variant, pairs per second, the share of the
+device's peak that the model uses (MFU; passes that GradCache repeats count once), and on a GPU the peak of the memory
+allocator. The variants alternate in one process, so that other load affects all equally; times are medians. On a CPU
+they are CPU seconds of the process, so use one thread. A variant that does not fit into memory is reported.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from gengeo_hf.training.throughput import peak_flops, training_flops
 SMALL = {"model_type": "dinov2", "hidden_size": 96, "num_hidden_layers": 12, "num_attention_heads": 4, "mlp_ratio": 4}
 SMALL_SIZES = {"ground": {"height": 84, "width": 336}, "aerial": {"height": 140, "width": 140}}
 HEAD = {"num_clusters": 16, "cluster_dim": 32, "token_dim": 32, "head_hidden_dim": 128, "descriptor_dim": 128}
-WAYS = {  # trained blocks, what saves memory
+WAYS = {  # trained blocks, method of saving memory
     "full fine-tuning": (None, ""),
     "last 4 blocks": (4, ""),
     "full fine-tuning, checkpointing": (None, "checkpointing"),
@@ -37,14 +37,14 @@ WAYS = {  # trained blocks, what saves memory
 
 
 class Way:
-    """One way to train, ready to take steps.
+    """One variant of training, ready to take steps.
 
     Args:
-        blocks: Last blocks of the backbone that train; None trains all.
-        saving: "GradCache", "checkpointing", "outputs kept" (of the frozen blocks, made before the step) or nothing.
-        accelerator: Says device and precision.
-        batch, micro: Pairs of a step, and of a micro-batch of GradCache.
-        small: 12 blocks of width 96 and small images.
+        blocks: Number of last blocks of the backbone that are trained; None trains all.
+        saving: "GradCache", "checkpointing", "outputs kept" (of the frozen blocks, computed before the step) or "".
+        accelerator: Sets device and precision.
+        batch, micro: Number of pairs of a step and of a GradCache micro-batch.
+        small: Use 12 blocks of width 96 and small images.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Way:
         if saving == "outputs kept":
             from gengeo_hf.training.token_cache import (
                 frozen_outputs,
-            )  # needs the libraries of data sets, which GPU scripts lack
+            )  # needs the data libraries, which GPU scripts lack
 
             self.batch = {view: frozen_outputs(self.model, pixels, view) for view, pixels in self.batch.items()}
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -118,10 +118,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="no", choices=["no", "bf16", "fp16"])
-    parser.add_argument("--batch", type=int, default=32, help="pairs")
-    parser.add_argument("--micro", type=int, default=8, help="pairs of a micro-batch of GradCache")
+    parser.add_argument("--batch", type=int, default=32, help="number of pairs")
+    parser.add_argument("--micro", type=int, default=8, help="number of pairs of a GradCache micro-batch")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--small", action="store_true", help="12 blocks of width 96 and small images")
+    parser.add_argument("--small", action="store_true", help="use 12 blocks of width 96 and small images")
     given = parser.parse_args()
     accelerator = Accelerator(cpu=given.device == "cpu", mixed_precision=given.precision)
     device = accelerator.device

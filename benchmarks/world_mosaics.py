@@ -1,7 +1,7 @@
-"""Orthophoto mosaics of regions of the synthetic world, and the photos taken there.
+"""Orthophoto mosaics of regions of the synthetic world, and photos taken there.
 
-A mosaic is one GeoTIFF for each region: the whole region from straight above on one day, so that tiles of any size and
-overlap can be cut from it, which the tiles of the data set, drawn one by one around the cameras, do not allow.
+A mosaic is one GeoTIFF of a whole region from directly above on one day, from which tiles of any size and overlap can
+be cut. The tiles of the data set do not allow that, because each is rendered around one camera.
 """
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from gengeo_hf.world.domains import DOMAINS
 from gengeo_hf.world.light import make_day
 from gengeo_hf.world.regions import Region
 
-PANORAMA = (42, 168)  # pixels of a photo, as the worlds of the configurations have them
-MARGIN_M = 100.0  # imagery around the square in which cameras stand
+PANORAMA = (42, 168)  # height and width of a photo in pixels, as in the training configurations
+MARGIN_M = 100.0  # imagery around the square that contains the cameras
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class RegionPhotos:
 
 
 def draw_photos(regions: list[Region], count: int) -> RegionPhotos:
-    """Panoramas of the first camera places of regions.
+    """Render panoramas at the first camera positions of regions.
 
     Args:
-        regions: Each gives an equal share.
-        count: Photos of all regions together, at most `Domain.pairs_per_region` for each.
+        regions: Each has an equal share of the photos.
+        count: Total number of photos, at most `Domain.pairs_per_region` for each region.
     """
     images, lats, lons = [], [], []
     for region in regions:
@@ -66,9 +66,9 @@ def draw_mosaic(region: Region, path: Path, gsd_m: float = 0.9) -> Path:
     """Write the orthophoto of a region as a GeoTIFF in degrees.
 
     Args:
-        region: Which.
+        region: Region to render.
         path: File to write.
-        gsd_m: Metres on the ground of one pixel.
+        gsd_m: Metres per pixel.
     """
     import rasterio
     from rasterio.transform import from_bounds
@@ -85,7 +85,7 @@ def draw_mosaic(region: Region, path: Path, gsd_m: float = 0.9) -> Path:
 
 
 def draw_mosaics(regions: list[Region], folder: Path, gsd_m: float = 0.9) -> list[Path]:
-    """One GeoTIFF for each region, see `draw_mosaic`."""
+    """Write one GeoTIFF for each region, see `draw_mosaic`."""
     folder.mkdir(parents=True, exist_ok=True)
     return [draw_mosaic(region, folder / f"{region.area}.tif", gsd_m) for region in regions]
 
@@ -93,5 +93,5 @@ def draw_mosaics(regions: list[Region], folder: Path, gsd_m: float = 0.9) -> lis
 def index_mosaics(
     encoder: EncoderProtocol, paths: list[Path], out: Path, *, tile_m: float = 65.0, overlap: float = 0.5
 ) -> GeoIndex:
-    """The index of some mosaics, as `gengeo index FOLDER --tile 65m --overlap 50%` makes it."""
+    """Build the index of some mosaics like `gengeo index FOLDER --tile 65m --overlap 50%`."""
     return GeoIndex.build(encoder, RasterTiles([str(path) for path in paths], tile_m, overlap), out)

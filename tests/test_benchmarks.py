@@ -1,4 +1,4 @@
-"""The report of benchmarks: every section runs at small sizes, and figures are judged by their goals."""
+"""Test the benchmark report: all sections run at small sizes, and figures are compared with their goals."""
 
 import json
 import subprocess
@@ -18,7 +18,7 @@ def measuring(monkeypatch):
     return measuring
 
 
-def test_growth_goals_and_turns(measuring):
+def test_measuring_growth_goals_and_turns_are_correct(measuring):
     assert measuring.exponent([10, 100, 1000], [0.02, 2, 200]) == pytest.approx(2)
     assert measuring.Figure("s", "w", 1.31, "x", goal="<= 1.3").met is False
     assert measuring.Figure("s", "w", 2.4, "x", goal=">= 2.3").met is True
@@ -27,27 +27,27 @@ def test_growth_goals_and_turns(measuring):
     turns = measuring.in_turns(
         {"first": lambda: calls.append("a"), "second": lambda: calls.append("b") or sum(range(3_000_000))}, rounds=2
     )
-    assert calls == ["a", "b", "a", "b", "a"]  # what loses by far has one turn after the warm-up
+    assert calls == ["a", "b", "a", "b", "a"]  # a much slower one has only one turn after the warm-up
     assert len(turns.cpu["second"]) == 1 and len(turns.cpu["first"]) == 2
     assert turns.times_as_fast("first", "second") > 3
 
 
-def test_merging_keeps_the_weighted_sum_of_tokens_and_joins_what_is_alike(measuring):
+def test_merge_similar_tokens_are_averaged_and_weighted_sum_is_kept(measuring):
     import token_merging
     import torch
 
     tokens = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0))
-    tokens[:, 2] = tokens[:, 3] * 2  # alike in direction: the pair that must be joined first
+    tokens[:, 2] = tokens[:, 3] * 2  # same direction: the pair that must be merged first
     sizes = torch.ones(2, 7, 1)
     left, weights = token_merging.merge(tokens, sizes, 1)
     assert left.shape == (2, 6, 5) and torch.allclose((left * weights).sum(1), tokens.sum(1), atol=1e-5)
     assert torch.equal(weights.sum(1), sizes.sum(1))
-    joined = (tokens[:, 2] + tokens[:, 3]) / 2
-    assert torch.isclose(left, joined[:, None], atol=1e-6).all(-1).any(1).all()
+    average = (tokens[:, 2] + tokens[:, 3]) / 2
+    assert torch.isclose(left, average[:, None], atol=1e-6).all(-1).any(1).all()
 
 
 @pytest.mark.slow
-def test_every_section_runs_and_is_written(tmp_path):
+def test_run_small_sizes_writes_every_section(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "run.py"), "--quick", "--out", str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-3000:]

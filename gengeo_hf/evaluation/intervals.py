@@ -50,7 +50,7 @@ class Groups:
 
 
 def independent(count: int) -> Groups:
-    """Put each of `count` queries into a group of its own."""
+    """Put each of `count` queries into a separate group."""
     return Groups(np.arange(count), f"{count:,} queries, taken as independent")
 
 

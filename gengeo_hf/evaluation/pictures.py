@@ -39,7 +39,7 @@ def strip(
     true_tile: tuple[Any, str] | None = None,
     tile_side: int = 190,
 ) -> Image.Image:
-    """Draw one query beside its best tiles, each with a frame and a badge for right, semi-positive or wrong.
+    """Draw one query next to its best tiles, each with a frame and a badge for right, semi-positive or wrong.
 
     Args:
         query_image: The photo, PIL or uint8 (height, width, 3); panoramas are not cropped.

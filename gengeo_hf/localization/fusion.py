@@ -157,8 +157,8 @@ def _peak(points: np.ndarray, mass: np.ndarray) -> np.ndarray:
     smooth = np.zeros(len(keys))
     for east, north in itertools.product(range(-3, 4), repeat=2):
         weight = np.exp(-0.5 * (east**2 + north**2) * (CELL_M / BLUR_M) ** 2)
-        beside = np.searchsorted(keys, keys + east * stride + north).clip(max=len(keys) - 1)
-        smooth += weight * np.where(keys[beside] == keys + east * stride + north, total[beside], 0.0)
+        adjacent = np.searchsorted(keys, keys + east * stride + north).clip(max=len(keys) - 1)
+        smooth += weight * np.where(keys[adjacent] == keys + east * stride + north, total[adjacent], 0.0)
     centre: np.ndarray = (cells[int(smooth.argmax())] + 0.5) * CELL_M
     return centre
 

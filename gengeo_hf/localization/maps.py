@@ -37,7 +37,7 @@ class MapPoint:
         kind: "found" (a square for the best place of a photo, circles for others), "exif" (position in the photo's
             file) or "truth" (known position); the last two are diamonds.
         label: Text of the popup in one line, facts separated by " · ".
-        rank: Number beside the marker; 0 shows none.
+        rank: Number next to the marker; 0 shows none.
         picture: JPEG or PNG of the popup.
         radius_m: Radius of the circle of uncertainty, metres; None draws none.
         bounds: Bounds of the tile, drawn as a frame; None draws none.
@@ -96,7 +96,7 @@ class Background:
 
 @dataclass(frozen=True)
 class MapPhoto:
-    """A photo in the list beside the map, with its markers.
+    """A photo in the list next to the map, with its markers.
 
     Args:
         name: Name of the photo.

@@ -82,7 +82,7 @@ def test_encode_call_options_set_batch_size_and_bar(encoder, image, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    ("images", "words"),
+    ("images", "message"),
     [
         ("photo.jpg", "there is no image photo.jpg"),
         (["photo.jpg"], "there is no image photo.jpg"),
@@ -91,8 +91,8 @@ def test_encode_call_options_set_batch_size_and_bar(encoder, image, monkeypatch,
         ({"file": "a"}, "expected bytes or path"),
     ],
 )
-def test_encode_of_other_objects_raises_one_line(encoder, images, words):
-    with pytest.raises(GenGeoError, match=words):
+def test_encode_of_other_objects_raises_one_line(encoder, images, message):
+    with pytest.raises(GenGeoError, match=message):
         encoder.encode_ground(images)
 
 
@@ -138,7 +138,7 @@ def test_encode_address_is_fetched_by_python_calls_only(encoder, image, file):
         np.testing.assert_allclose(encoder.encode_ground(f"{home}/photo.png"), encoder.encode_ground(file), atol=1e-6)
         with pytest.raises(GenGeoError, match="404"):
             encoder.encode_ground(f"{home}/other.png")
-        with pytest.raises(GenGeoError, match="web address"):  # a table of a stranger may name any address
+        with pytest.raises(GenGeoError, match="web address"):  # an untrusted table may contain any address
             list(encoder.encode_stream([f"{home}/photo.png"], "ground"))
         server.shutdown()
     with pytest.raises(GenGeoError, match="cannot be fetched"):

@@ -106,7 +106,7 @@ def test_build_keeps_and_names_work_of_another_command(tmp_path, encoder):
 
 
 def test_build_that_finds_another_index_at_the_end_keeps_its_work(tmp_path):
-    begun, taken, told = threading.Event(), threading.Event(), []
+    begun, taken, errors = threading.Event(), threading.Event(), []
 
     class Slow(StubEncoder):
         def encode(self, images, view, progress=False):
@@ -118,7 +118,7 @@ def test_build_that_finds_another_index_at_the_end_keeps_its_work(tmp_path):
         try:
             build_index(Slow(), ListSource(12, "old"), tmp_path / "idx")
         except GenGeoError as error:
-            told.append(str(error))
+            errors.append(str(error))
 
     first = threading.Thread(target=build_first)
     first.start()
@@ -126,7 +126,7 @@ def test_build_that_finds_another_index_at_the_end_keeps_its_work(tmp_path):
     build_index(StubEncoder(), ListSource(12, "new", seed=3), tmp_path / "idx")
     taken.set()
     first.join()
-    assert len(told) == 1 and "another process has created an index" in told[0]
+    assert len(errors) == 1 and "another process has created an index" in errors[0]
     assert GeoIndex.load(tmp_path / "idx").tiles["source"][0].as_py() == "new"
     again = StubEncoder()
     build_index(again, ListSource(12, "old"), tmp_path / "idx", add=True)
@@ -240,7 +240,7 @@ def test_build_after_sigkill_resumes(tmp_path, encoder):
     assert done and not (tmp_path / "idx").exists()
     build_index(encoder, ListSource(count=1000), tmp_path / "idx")
     assert encoder.encoded <= 1000 - 256
-    assert len(GeoIndex.load(tmp_path / "idx")) == 1000 and "all as" in GeoIndex.load(tmp_path / "idx").verify()
+    assert len(GeoIndex.load(tmp_path / "idx")) == 1000 and "all match" in GeoIndex.load(tmp_path / "idx").verify()
     assert not (tmp_path / "idx.partial").exists()
 
 

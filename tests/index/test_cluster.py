@@ -37,7 +37,7 @@ print(cluster.build_on_ray(opener, sys.argv[1], "noise", workers=2, note=lambda 
 @pytest.fixture
 def small(monkeypatch):
     """Parts of twelve tiles, units of six."""
-    if importlib.util.find_spec("ray") is None:  # not imported here: a Ray of its own sets its environment before
+    if importlib.util.find_spec("ray") is None:  # not imported here, because Ray must read its environment first
         pytest.skip("needs ray")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -108,8 +108,8 @@ def test_build_on_ray_with_a_killed_worker_equals_one_process(one_ray, tmp_path)
 @pytest.mark.timeout(600)
 def test_build_on_ray_after_a_killed_driver_resumes(small, tmp_path):
     out, log = tmp_path / "out.gengeo", tmp_path / "log"
-    words = [sys.executable, "-c", DRIVER, str(out), str(log), str(TILES), "0.05"]
-    driver = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    command = [sys.executable, "-c", DRIVER, str(out), str(log), str(TILES), "0.05"]
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
     finished = tmp_path / "out.gengeo.parts"
     wait_for(lambda: len(list(finished.glob("*/part-*.gengeo/manifest.json"))) >= 3)
     driver.kill()
@@ -120,8 +120,8 @@ def test_build_on_ray_after_a_killed_driver_resumes(small, tmp_path):
     parts = {path.parent.name for path in finished.glob("*/part-*.gengeo/manifest.json")}
     units = len(list(finished.glob("*/*.partial/*/shard-*.parquet")))
     before = sum(images for _, images in encoded(log))
-    words[-1] = "0"
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    command[-1] = "0"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert f"{len(parts)} of {part_count(TILES)} parts are already finished" in done.stdout
     alone = whole(tmp_path)
     assert rows(GeoIndex.load(out)) == rows(alone)
@@ -164,7 +164,7 @@ def test_connect_ray_to_an_address_without_response_raises_one_line(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_connect_ray_to_another_kind_of_server_raises_one_line(monkeypatch):
-    if importlib.util.find_spec("ray") is None:  # not imported here: a Ray of its own sets its environment before
+    if importlib.util.find_spec("ray") is None:  # not imported here, because Ray must read its environment first
         pytest.skip("needs ray")
     monkeypatch.setattr("gengeo_hf.index.ray_connection.CONNECT_S", 5.0)
     with (
@@ -182,14 +182,17 @@ def test_command_with_ray_equals_command_without(small, tmp_path):
 
     model(tmp_path / "model")
     map_tiles(tmp_path / "tiles", 6, 6)
-    words = [sys.executable, "-m", "gengeo_hf.cli", "index", "tiles", "--model", "model", "--centering", "gallery"]
+    base = [sys.executable, "-m", "gengeo_hf.cli", "index", "tiles", "--model", "model", "--centering", "gallery"]
     for out, more in (("ray.gengeo", ["--engine", "ray", "--workers", "2"]), ("one.gengeo", [])):
-        done = subprocess.run([*words, "--out", out, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run([*base, "--out", out, *more], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     found, expected = (GeoIndex.load(tmp_path / name) for name in ("ray.gengeo", "one.gengeo"))
     assert rows(found) == rows(expected)
     assert found.manifest.model == expected.manifest.model and found.manifest.means == expected.manifest.means
     refused = subprocess.run(
-        [*words, "--out", "x.gengeo", "--engine", "ray", "--shard", "0/2"], cwd=tmp_path, capture_output=True, text=True
+        [*base, "--out", "x.gengeo", "--engine", "ray", "--shard", "0/2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert refused.returncode == 2 and "Ray divides the work itself" in refused.stderr

@@ -267,9 +267,9 @@ def test_build_of_a_data_set_uses_the_ids_of_its_gallery(encoder, tmp_path):
 def test_left_out_lists_unreadable_tiles(encoder, tmp_path):
     index = GeoIndex.build(encoder, ListSource(count=10_000, broken=[5000]), tmp_path / "idx", thumbnail_pixels=0)
     assert len(index) == 9999
-    (told,) = index.left_out.to_pylist()
-    assert (told["tile_id"], told["source"], told["reason"]) == ("noise-5000", "noise", "tile 5000 is damaged")
-    assert told["lat"] == pytest.approx(60.17, abs=0.01)
+    (row,) = index.left_out.to_pylist()
+    assert (row["tile_id"], row["source"], row["reason"]) == ("noise-5000", "noise", "tile 5000 is damaged")
+    assert row["lat"] == pytest.approx(60.17, abs=0.01)
     index.add(encoder, ListSource(count=3, name="more", seed=1, broken=[1]))
     index.remove(tile_ids=["noise-1"])
     assert index.left_out["tile_id"].to_pylist() == ["noise-5000", "more-1"]
@@ -279,17 +279,17 @@ def test_left_out_lists_unreadable_tiles(encoder, tmp_path):
 
 def test_left_out_drops_tiles_that_are_removed_or_read_later(encoder, tmp_path):
     index = GeoIndex.build(encoder, ListSource(area="one", broken=[3, 5, 7]), tmp_path / "idx")
-    told = lambda: index.left_out["tile_id"].to_pylist()  # noqa: E731  # the same question five times
+    left_out = lambda: index.left_out["tile_id"].to_pylist()  # noqa: E731  # used five times
     index.add(encoder, ListSource(count=4, name="more", seed=1, area="two", lat=10.0, broken=[1, 2]))
-    assert told() == ["noise-3", "noise-5", "noise-7", "more-1", "more-2"]
-    index.add(encoder, ListSource(area="one", broken=[5]))  # two were mended, the third is told once
-    assert len(index) == 11 + 2 and told() == ["more-1", "more-2", "noise-5"]
+    assert left_out() == ["noise-3", "noise-5", "noise-7", "more-1", "more-2"]
+    index.add(encoder, ListSource(area="one", broken=[5]))  # two are readable now, the third is listed once
+    assert len(index) == 11 + 2 and left_out() == ["more-1", "more-2", "noise-5"]
     index.remove(bounds=Bounds(24.9401, 9.0, 24.9412, 11.0))  # where the first of two unreadable tiles would lie
-    assert told() == ["more-2", "noise-5"] and len(index) == 13
-    assert index.remove(tile_ids=["noise-5"]) == 0 and told() == ["more-2"]
-    assert index.remove(source="more") == 2 and told() == [] and not list(index.path.glob("left_out*"))
+    assert left_out() == ["more-2", "noise-5"] and len(index) == 13
+    assert index.remove(tile_ids=["noise-5"]) == 0 and left_out() == ["more-2"]
+    assert index.remove(source="more") == 2 and left_out() == [] and not list(index.path.glob("left_out*"))
     index.add(encoder, ListSource(count=4, name="more", seed=1, area="two", broken=[1]))
-    assert index.remove(area="two") == 3 and told() == []
+    assert index.remove(area="two") == 3 and left_out() == []
     assert index.remove(area="one") == 11 and len(index) == 0
 
 
@@ -326,9 +326,9 @@ def test_add_of_an_index_does_not_encode(index, encoder, tmp_path):
     assert index.add(encoder, other) == 17 and encoder.encoded == before
     hit = index.search(encoder.encode(ListSource(count=5, seed=1).images, "aerial"), k=1)[2][0]
     assert hit.tile_id == "more-2" and set(index.thumbnails(["more-2"])) == {"more-2"}
-    stranger = GeoIndex.build(StubEncoder("other"), ListSource(count=5), tmp_path / "stranger")
+    another = GeoIndex.build(StubEncoder("other"), ListSource(count=5), tmp_path / "another")
     with pytest.raises(GenGeoError, match="made by another model"):
-        index.add(encoder, stranger)
+        index.add(encoder, another)
 
 
 def test_add_by_two_processes_at_once_keeps_all_tiles(index):

@@ -52,12 +52,12 @@ def test_plan_index_of_more_tiles_costs_more():
 
 
 def test_plan_command_prints_json(gengeo, tiny_checkpoint):
-    words = ("plan", "--bounds", "11,48,11.05,48.05", "--tile", "60m", "--model", tiny_checkpoint)
-    code, out, err = gengeo(*words, "--throughput", "10", "--json")
+    arguments = ("plan", "--bounds", "11,48,11.05,48.05", "--tile", "60m", "--model", tiny_checkpoint)
+    code, out, err = gengeo(*arguments, "--throughput", "10", "--json")
     found = json.loads(out)
     assert code == 0, err
     assert {"tiles", "source_mb", "encode_hours", "index_mb", "memory_mb", "search_ms"} <= found.keys()
     assert found["encode_hours"] == pytest.approx(found["tiles"] / 36_000)
-    code, out, _ = gengeo(*words)
+    code, out, _ = gengeo(*arguments)
     assert code == 0 and "tiles/s" in out
     assert gengeo("plan", "--model", tiny_checkpoint)[0] == 2

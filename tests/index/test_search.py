@@ -51,8 +51,8 @@ def test_exact_search_of_any_segments_equals_a_full_comparison(monkeypatch, flat
 @pytest.mark.parametrize("scanned", [(0,), (0, 1, 2), (1,)])
 def test_scan_with_all_rows_rescored_equals_a_full_comparison(scanned, queries):
     vectors = gallery()
-    parts, asked = cut(vectors, 3, 0.1, scanned), sample_queries(vectors, queries)
-    assert np.array_equal(Searcher(parts).search(asked, 10)[1], brute_force(parts, asked, 10))
+    parts, samples = cut(vectors, 3, 0.1, scanned), sample_queries(vectors, queries)
+    assert np.array_equal(Searcher(parts).search(samples, 10)[1], brute_force(parts, samples, 10))
 
 
 @pytest.mark.parametrize("share", [0.1, 0.9, 0.999, 1.0])

@@ -39,8 +39,8 @@ def running_server(folder):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     program = Path(sys.executable).with_name("milvus-lite")
-    words = [program, "server", "--data-dir", folder, "--port", str(port)]
-    server = subprocess.Popen(list(map(str, words)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [program, "server", "--data-dir", folder, "--port", str(port)]
+    server = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
             with socket.socket() as probe:
@@ -76,7 +76,7 @@ def store(request, tmp_path):
 
 @pytest.fixture
 def encoder(request):
-    return StubEncoder(request.node.name)  # a collection of its own on the shared server
+    return StubEncoder(request.node.name)  # a separate collection on the shared server
 
 
 @pytest.fixture

@@ -39,11 +39,11 @@ def test_merge_hits_weights_votes_by_the_exponential_of_their_score(behind):
 
 def test_merge_hits_ignores_votes_of_much_lower_rank():
     near = [hit("a", 0.9), hit("b", 0.9, 40)]
-    strangers = [hit(f"s{n}", 0.89, 10_000 + 500 * n) for n in range(VOTE_WINDOW - 3)]
+    distant = [hit(f"s{n}", 0.89, 10_000 + 500 * n) for n in range(VOTE_WINDOW - 3)]
     late = hit("late", 0.89, 60)
-    inside, outside = (merge_hits([*near, *strangers[:count], late])[0] for count in (VOTE_WINDOW - 3, VOTE_WINDOW - 2))
+    inside, outside = (merge_hits([*near, *distant[:count], late])[0] for count in (VOTE_WINDOW - 3, VOTE_WINDOW - 2))
     assert inside.votes == 3
-    beyond = merge_hits([*near, *strangers, hit("x", 0.89, 900_000), late])[0]
+    beyond = merge_hits([*near, *distant, hit("x", 0.89, 900_000), late])[0]
     assert beyond.votes == 2 and beyond.lon == merge_hits(near)[0].lon and outside.votes == 3
 
 

@@ -1,6 +1,7 @@
 """Confidences against known probabilities, and damaged calibration files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from gengeo_hf.imagery.tiles import tile_table
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer
 from gengeo_hf.localization.confidence import Calibration, absence_notes, reliability, reliability_plot
-from gengeo_hf.localization.confidence_fits import HeldOutPhoto
+from gengeo_hf.localization.confidence_fits import HeldOutPhoto, held_out
 from gengeo_hf.localization.localizer import Place
 from tests.stubs import ListSource, StubEncoder
 
@@ -42,6 +43,15 @@ def test_calibration_confidences_equal_the_known_probabilities(tmp_path, encoder
         calibration.check_model(StubEncoder("other"))
     with pytest.raises(GenGeoError, match="not a calibration"):
         Calibration.load(tmp_path / "none.json")
+
+
+def test_held_out_probability_of_a_photo_is_independent_of_its_own_half():
+    answers, truth, _ = scored(100)
+    photos = [HeldOutPhoto.of(places, *where, 50.0) for places, where in zip(answers, truth, strict=True)]
+    before = held_out(photos)[0]
+    photos[::2] = [replace(photo, right=None if photo.right == 0 else 0) for photo in photos[::2]]
+    after = held_out(photos)[0]
+    assert np.array_equal(after[::2], before[::2]) and not np.allclose(after[1::2], before[1::2])
 
 
 def test_held_out_photo_without_tiles_near_it_keeps_those_beyond_four_times_the_limit():
@@ -110,14 +120,14 @@ def test_locate_below_the_threshold_gives_an_unknown_answer(index, encoder, phot
 
 
 @pytest.mark.parametrize(
-    ("gallery", "words"),
+    ("gallery", "caveat"),
     [(5, "with 5 tiles and the index has 12, so they are too high"), (6, ""), (24, ""), (1000, "so they are too low")],
 )
-def test_caveat_warns_about_a_gallery_of_another_size(index, encoder, gallery, words):
+def test_caveat_warns_about_a_gallery_of_another_size(index, encoder, gallery, caveat):
     assert len(index) == 12
     calibration = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, gallery, 20, 0.0)
     plain, found = (GeoLocalizer(encoder, index, calibration=given).caveat for given in (None, calibration))
-    assert words in found if words else found == plain
+    assert caveat in found if caveat else found == plain
 
 
 def crowded(near=30, far=10):
@@ -226,8 +236,8 @@ def test_calibrate_command_states_the_backend(gengeo, monkeypatch, tmp_path):
     lat, lon = source.table["lat"].to_pylist(), source.table["lon"].to_pylist()
     rows = [f"{n}.png,{lat[n] + (n % 3 == 0)},{lon[n]}" for n in range(24)]  # every third true position is far away
     (tmp_path / "held_out.csv").write_text("\n".join(["image,lat,lon", *rows]))
-    words = ("--index", tmp_path / "idx", "--model", "m", "--out", tmp_path / "c.json")
-    code, out, err = gengeo("calibrate", tmp_path / "held_out.csv", *words)
+    options = ("--index", tmp_path / "idx", "--model", "m", "--out", tmp_path / "c.json")
+    code, out, err = gengeo("calibrate", tmp_path / "held_out.csv", *options)
     assert code == 0 and "24 photos" in out, err
     assert "openvino float32, the faster of two" in err
 

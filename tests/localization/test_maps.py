@@ -122,9 +122,9 @@ def browser(tmp_path):
         pytest.skip("chromium and chromedriver are not installed")
     options = webdriver.ChromeOptions()
     options.binary_location = which("chromium")
-    words = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking"
-    for word in (*words.split(), "--window-size=1200,900", f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(word)
+    flags = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking"
+    for flag in (*flags.split(), "--window-size=1200,900", f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(which("chromedriver")))
     yield driver
@@ -174,8 +174,8 @@ def test_map_in_a_browser_shows_tiles_without_requests(browser, index, encoder, 
     find(".leaflet-control-layers-selector")[0].click()
     assert not find(".leaflet-image-layer")
     messages = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert asked and all(url.startswith(("file:", "data:")) for url in asked)
+    requests = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+    assert requests and all(url.startswith(("file:", "data:")) for url in requests)
     assert not browser.get_log("browser")
     assert browser.get_screenshot_as_png()[:4] == b"\x89PNG"
 
@@ -197,8 +197,8 @@ def test_page_with_a_map_frame_opens_at_its_top(browser, index, encoder, source,
 
 @contextlib.contextmanager
 def tile_server(pages):
-    """Server of pages, and of tiles up to level 19 for requests with a Referer; yields its address and the requests."""
-    asked = []
+    """Server of pages, and of tiles up to level 19 for requests with a Referer; yields its address and its requests."""
+    requests = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -208,7 +208,7 @@ def tile_server(pages):
                 return
             level = int(name.split("/")[0]) if name.count("/") == 2 else 99
             status = 403 if not self.headers.get("Referer") else 200 if level <= 19 else 404
-            asked.append((level, status))
+            requests.append((level, status))
             self.answer(status, "image/jpeg", jpeg() if status == 200 else b"")
 
         def answer(self, status, kind, body):
@@ -222,7 +222,7 @@ def tile_server(pages):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", asked
+    yield f"http://127.0.0.1:{server.server_port}", requests
     server.shutdown()
     server.server_close()
 
@@ -231,7 +231,7 @@ def tile_server(pages):
 def test_map_background_with_referer_and_maximum_level_in_a_browser(browser, tmp_path):
     """A page of a web server shows the tiles, also beyond the last level; a page of a file says why it does not."""
     pages = {}
-    with tile_server(pages) as (address, asked):
+    with tile_server(pages) as (address, requests):
         place = Place(1, 60.0, 25.0, 0.9, "t", uncertainty_m=20.0)
         background = Background(f"{address}/{{z}}/{{x}}/{{y}}.png", "Example")
         pages["map.html"] = answers_map([Answer("a.jpg", [place], error="x")], background=background)
@@ -247,8 +247,8 @@ def test_map_background_with_referer_and_maximum_level_in_a_browser(browser, tmp
         browser.get(f"{address}/map.html")
         browser.execute_script("map.setZoom(21, {animate: false})")
         assert wait_for(lambda: browser.execute_script(loaded))
-        tiles = [status for level, status in asked if level < 99]
-        assert set(tiles) == {200} and max(level for level, status in asked if status == 200) == 19
+        tiles = [status for level, status in requests if level < 99]
+        assert set(tiles) == {200} and max(level for level, status in requests if status == 200) == 19
         assert "Example" in browser.find_elements("css selector", ".leaflet-control-attribution")[0].text
         assert "background map" in browser.find_elements("css selector", ".leaflet-control-layers")[0].text
         browser.get((tmp_path / "map.html").as_uri())

@@ -68,14 +68,14 @@ def test_read_photo_of_a_sideways_image_in_memory_equals_its_file(tmp_path):
 
 
 def test_camera_of_a_street_view_panorama_is_read_from_its_metadata(tmp_path):
-    words = b'<x GPano:FullPanoWidthPixels="8000" GPano:CroppedAreaImageWidthPixels="4000" PoseHeadingDegrees="24.9"/>'
-    photo = read_photo(jpeg(tmp_path / "a.jpg", (400, 100), xmp=words))
+    xmp = b'<x GPano:FullPanoWidthPixels="8000" GPano:CroppedAreaImageWidthPixels="4000" PoseHeadingDegrees="24.9"/>'
+    photo = read_photo(jpeg(tmp_path / "a.jpg", (400, 100), xmp=xmp))
     camera = photo.metadata.camera
     assert (camera.fov, camera.heading, camera.projection) == (180.0, 24.9, "equirectangular")
 
 
 @pytest.mark.parametrize(
-    "words",
+    "metadata",
     [
         b'GPano:PoseHeadingDegrees="-"',
         b'GPano:PoseHeadingDegrees="1.2.3"',
@@ -85,8 +85,8 @@ def test_camera_of_a_street_view_panorama_is_read_from_its_metadata(tmp_path):
         b'GPano:FullPanoWidthPixels="1" GPano:CroppedAreaImageWidthPixels="' + b"9" * 5000 + b'"',
     ],
 )
-def test_camera_of_invalid_panorama_metadata_is_unknown(tmp_path, words):
-    photo = read_photo(jpeg(tmp_path / "a.jpg", xmp=words))
+def test_camera_of_invalid_panorama_metadata_is_unknown(tmp_path, metadata):
+    photo = read_photo(jpeg(tmp_path / "a.jpg", xmp=metadata))
     camera = photo.metadata.camera
     assert photo.image is not None and (camera.fov, camera.heading) == (None, None)
     assert len(pictures(photo, CameraView(), PANORAMA)) == 1

@@ -209,7 +209,7 @@ def drive(scene):
     return root / "drive.mp4", easts, tiles[0]
 
 
-def drive_words(scene, path, *more):
+def drive_command(scene, path, *more):
     root = scene[0]
     where = ("--model", root / "model", "--index", root / "idx", "--backend", "torch", "--near", "47,8,100m")
     return ("locate", path, *where, "--pose", "--fov", 360, "--heading", 30, "--top", 1, *more)
@@ -221,8 +221,8 @@ def test_video_becomes_a_track_of_poses_with_headings_and_times(scene, drive, ge
 
     path, easts, (lat, lon) = drive
     gpx, page = tmp_path / "track.gpx", tmp_path / "map.html"
-    words = drive_words(scene, path, "--heading", 0, "--every", "1s", "--sequence", "--json")
-    code, out, err = gengeo(*words, "--gpx", gpx, "--map", page)
+    command = drive_command(scene, path, "--heading", 0, "--every", "1s", "--sequence", "--json")
+    code, out, err = gengeo(*command, "--gpx", gpx, "--map", page)
     assert code == 0, err
     answers = [json.loads(line) for line in out.splitlines()]
     assert [answer["video_s"] for answer in answers] == [0, 1, 2, 3, 4]
@@ -244,7 +244,7 @@ def test_damaged_video_keeps_the_frames_before_the_damage(scene, drive, gengeo, 
     frames = [rng.integers(0, 255, (32, 112, 3), dtype=np.uint8) for _ in range(80)]
     cut = write_video(tmp_path / "cut.mkv", frames)
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    code, out, err = gengeo(*drive_words(scene, cut), "--gpx", tmp_path / "t.gpx")
+    code, out, err = gengeo(*drive_command(scene, cut), "--gpx", tmp_path / "t.gpx")
     assert code == 1 and out.count("#t=") >= 3 and (tmp_path / "t.gpx").is_file()
     (line,) = [line for line in err.splitlines() if line.startswith("error")]
     assert "cut.mkv is damaged: it ends after" in line
@@ -252,14 +252,14 @@ def test_damaged_video_keeps_the_frames_before_the_damage(scene, drive, gengeo, 
 
 def test_invalid_video_options_are_one_line(scene, drive, gengeo, tmp_path):
     (tmp_path / "bad.mp4").write_bytes(b"no video")
-    for words, message, expected in (
+    for options, message, expected in (
         ((tmp_path / "bad.mp4",), "cannot be read as a video", 1),
         ((tmp_path / "none.mp4",), "there is no video", 1),
         ((scene[0] / "a.png", "--every", "1s"), "--every is the time between frames of a video", 2),
         ((drive[0], "--every", "0"), "is not a time between frames", 2),
         ((drive[0], scene[0] / "a.png", "--sequence"), "one video, or photos", 2),
     ):
-        code, _, err = gengeo(*drive_words(scene, *words))
+        code, _, err = gengeo(*drive_command(scene, *options))
         assert code == expected and message in err.strip().splitlines()[-1], err
 
 
@@ -275,7 +275,7 @@ def test_photo_without_its_head_is_answered_among_others(scene, gengeo, tmp_path
 
 
 def test_heading_of_400_raises_an_error_before_the_model_is_loaded(scene, gengeo):
-    code, _, err = gengeo(*drive_words(scene, "photo.jpg", "--heading", 400))
+    code, _, err = gengeo(*drive_command(scene, "photo.jpg", "--heading", 400))
     assert code == 2 and err.strip() == (
         "error: --fov, --heading: a heading lies in 0..360 degrees clockwise from north, found 400"
     )

@@ -19,12 +19,12 @@ def pairs_folder(tmp_path_factory):
 
 def test_fit_and_evaluate_a_head(gengeo, tiny_checkpoint, pairs_folder):
     data = f"parquet:train {pairs_folder / 'train'}"
-    words = ("pose", "fit", "--model", tiny_checkpoint, "--data", data, "--heading-prior", "known", "--steps", 5)
-    code, out, err = gengeo(*words, "--random-baseline")
+    arguments = ("pose", "fit", "--model", tiny_checkpoint, "--data", data, "--heading-prior", "known", "--steps", 5)
+    code, out, err = gengeo(*arguments, "--random-baseline")
     assert code == 0, err
     assert "median" in out and "held-out pairs" in out
     assert (tiny_checkpoint / "pose" / "known" / "random_encoder" / "model.safetensors").is_file()
-    code, _, err = gengeo(*words)
+    code, _, err = gengeo(*arguments)
     assert code == 1 and "--overwrite" in err
     data = f"parquet {pairs_folder / 'test'}"
     evaluate = ("evaluate", "--model", tiny_checkpoint, "--pose", "--data", data, "--json")
@@ -52,14 +52,14 @@ def test_evaluate_without_a_head_searches(gengeo, tiny_checkpoint, pairs_folder)
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("options", "message"),
     [
         (("--heading-prior", "90"), "--heading-prior must be one of known, 45, 180"),
         (("--pose-method", "links"), "--pose-method must be one of auto, fitted, search"),
         (("--protocol", "cvusa"), "--pose takes the protocols vigor-pose, world-pose"),
     ],
 )
-def test_invalid_options_raise_one_line(gengeo, tiny_checkpoint, pairs_folder, words, message):
+def test_invalid_options_raise_one_line(gengeo, tiny_checkpoint, pairs_folder, options, message):
     data = f"parquet {pairs_folder / 'test'}"
-    code, _, err = gengeo("evaluate", "--model", tiny_checkpoint, "--pose", "--data", data, *words)
+    code, _, err = gengeo("evaluate", "--model", tiny_checkpoint, "--pose", "--data", data, *options)
     assert code in (1, 2) and message in err.strip().splitlines()[-1]

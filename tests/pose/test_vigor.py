@@ -76,12 +76,12 @@ def test_result_is_comparable_only_with_the_same_data_and_training():
 
 def test_command_prints_published_rows_and_why_they_are_not_comparable(gengeo, tiny_checkpoint, folder):
     data = f"vigor-same {folder} cities=Seattle"
-    words = ("evaluate", "--model", tiny_checkpoint, "--pose", "--protocol", "vigor-pose")
-    code, out, err = gengeo(*words, "--data", data, "--json")
+    arguments = ("evaluate", "--model", tiny_checkpoint, "--pose", "--protocol", "vigor-pose")
+    code, out, err = gengeo(*arguments, "--data", data, "--json")
     assert code == 0, err
     found = json.loads(out)
     assert found["median_m"] >= 0 and found["mean_m"] >= 0 and found["method"] == "search"
     assert {row["method"] for row in found["published"]} == {"FG2", "HC-Net", "CCVPE", "GeoFlow"}
     assert len(found["not_comparable"]) == 2 and "52,605" in found["not_comparable"][0]
-    code, _, err = gengeo(*words)
+    code, _, err = gengeo(*arguments)
     assert code == 1 and 'give --data "vigor-same ROOT"' in err.strip().splitlines()[-1]

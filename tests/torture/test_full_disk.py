@@ -59,7 +59,7 @@ def test_building_an_index(disk, counts):
     disk.size("32m")
     encoder = StubEncoder()
     build_index(encoder, ListSource(2000), out)
-    assert len(GeoIndex.load(out)) == 2000 and "all as" in GeoIndex.load(out).verify()
+    assert len(GeoIndex.load(out)) == 2000 and "all match" in GeoIndex.load(out).verify()
     assert [path.name for path in disk.path.iterdir()] == ["idx"]
     counts("full disk: index", 1)
 
@@ -87,7 +87,7 @@ def test_adding_to_an_index(disk, counts):
     disk.size("32m")
     if len(GeoIndex.load(index.path)) == 300:
         index.add(StubEncoder(), more)
-    assert len(GeoIndex.load(index.path)) == 600 and "all as" in GeoIndex.load(index.path).verify()
+    assert len(GeoIndex.load(index.path)) == 600 and "all match" in GeoIndex.load(index.path).verify()
     left = [path.name for path in disk.path.rglob("*") if path.is_dir() and path.name.startswith(".")]
     assert not left
     counts("full disk: add", trials)

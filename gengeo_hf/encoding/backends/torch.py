@@ -52,7 +52,7 @@ def _rounded(model: GenGeoModel) -> GenGeoModel:
     The head is shared with the model, because some of its layers compute in float32.
     """
     rounded = copy.copy(model)
-    rounded._modules = dict(model._modules)  # a dict of its own, so that the backbone of `model` is not replaced
+    rounded._modules = dict(model._modules)  # a copy, so that the backbone of `model` is not replaced
     for name in ("backbone", "aerial_backbone"):
         if name not in model._modules:
             continue
