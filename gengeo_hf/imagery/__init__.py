@@ -1,4 +1,4 @@
-"""Read aerial imagery of every kind as a `TileSource`: a table of georeferenced tiles, and their pixels on demand.
+"""Reading of aerial imagery as a `TileSource`: a table of georeferenced tiles, whose pixels are read on demand.
 
 `open_imagery` chooses the reader by the kind of the file, directory or address.
 """
@@ -13,7 +13,7 @@ __all__ = ["TilingOptions", "open_imagery"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the readers on first use: searching an index needs none of them."""
+    """Import the readers on first use, since searching an index does not need them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from gengeo_hf.imagery import registry

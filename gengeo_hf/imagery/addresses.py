@@ -1,4 +1,4 @@
-"""Imagery by address: recognise the kind of source and open it.
+"""Imagery by address: recognition of the kind of source, and functions that open it.
 
 Kinds are entries of `SOURCES`; each is a function of the address and the options. Your own module can add one:
 
@@ -49,7 +49,7 @@ def open_address(text: str, options: TilingOptions) -> TileSource:
 
     Args:
         text: Address, template, or `KIND:address`.
-        options: How it is tiled, and what the user states about it.
+        options: Options of tiling, and rights that the user states.
 
     Raises:
         GenGeoError: The address does not look like imagery, or an option that the source needs is missing.
@@ -72,7 +72,7 @@ def _kind_of(address: str) -> str:
     """The kind of source, recognised from the address.
 
     Raises:
-        GenGeoError: It is not recognised.
+        GenGeoError: The kind is not recognised.
     """
     from gengeo_hf.imagery.hosts import host_of, redact
     from gengeo_hf.imagery.templates import is_template
@@ -86,7 +86,7 @@ def _kind_of(address: str) -> str:
             return kind
     raise GenGeoError(
         f"{redact(address)} does not look like imagery: write the address of tiles with {{z}}/{{x}}/{{y}}, or of a "
-        f"GeoTIFF, or say what it is with KIND: before it; kinds are {', '.join(SOURCES)}"
+        f"GeoTIFF, or put KIND: before it; kinds are {', '.join(SOURCES)}"
     )
 
 
@@ -101,7 +101,7 @@ _PATTERNS = {  # of `path?query` in lower case
 
 
 def open_template(address: str, options: TilingOptions) -> TileSource:
-    """Map tiles whose addresses follow a template."""
+    """Open map tiles whose addresses follow a template."""
     from gengeo_hf.imagery.templates import TemplateService
 
     net = options.net
@@ -113,9 +113,9 @@ def check_rights(name: str, options: TilingOptions, stated: Rights | None = None
     """Check that attribution and licence are stated by the user or the source, and a contact by the user.
 
     Args:
-        name: What messages call the source.
-        options: What the user states.
-        stated: What the source states.
+        name: Name of the source in messages.
+        options: Options with the rights and the contact that the user states.
+        stated: Rights that the source states; None for none.
 
     Raises:
         GenGeoError: Attribution, licence or contact is missing.
@@ -130,13 +130,17 @@ def check_rights(name: str, options: TilingOptions, stated: Rights | None = None
     missing = [name for name, value in given.items() if not value]
     if missing and net.needs_rights and not net.client.allow_private:
         raise GenGeoError(
-            f"{name}: add {' and '.join(missing)}: whose imagery it is, what its licence allows, and how its operator "
-            "can reach you; attribution and licence are stored in the index and shown with every answer"
+            f"{name}: add {' and '.join(missing)}: the owner of the imagery, its licence, and how the server's "
+            "operator can reach you; attribution and licence are stored in the index and shown with every result"
         )
 
 
 def client_of(options: TilingOptions, *hosts: str) -> "ImageryClient":
-    """The client of one source, which may ask these hosts.
+    """The HTTP client of one source.
+
+    Args:
+        options: Options with the limits of the client.
+        hosts: Names of the hosts to which it may send requests.
 
     Raises:
         MissingExtraError: httpx is not installed.
@@ -149,12 +153,12 @@ def client_of(options: TilingOptions, *hosts: str) -> "ImageryClient":
 
 
 def tiles_of(service: "TileService", options: TilingOptions, client: "ImageryClient | None" = None) -> TileSource:
-    """Crop tiles of a ground size out of a service.
+    """Tiles of a ground size, cropped from the tiles of a service.
 
     Args:
         service: The opened service.
-        options: How it is tiled.
-        client: The client that read the service's documents; None makes one.
+        options: Options of tiling.
+        client: Client that read the service's documents; None creates one.
 
     Raises:
         GenGeoError: Attribution, licence, contact or area is missing, or `ServiceTiles` refuses.

@@ -20,8 +20,8 @@ class ArcGisService:
 
     Args:
         address: `.../MapServer` or `.../ImageServer`, with a token in its query if the server requires one.
-        about: Its service document (`?f=json`).
-        net: Layer, headers and tile size.
+        about: Decoded service document (`?f=json`).
+        net: Options with layer, headers and tile size.
 
     Raises:
         GenGeoError: The tile grid or the document is not valid.
@@ -69,12 +69,12 @@ class ArcGisService:
         return f"{self._base}/{'exportImage' if is_image_server else 'export'}?{urlencode(query, safe=',:')}"
 
     def fetch(self, client: ImageryClient, zoom: int, column: int, row: int) -> Answer:
-        """The answer for one tile."""
+        """The response for one tile."""
         return client.get(self.address(zoom, column, row), headers=self._headers)
 
 
 def open_arcgis(address: str, options: TilingOptions) -> TileSource:
-    """Tiles of an ArcGIS server."""
+    """Open tiles of an ArcGIS server."""
     service, client = arcgis_service(address, options.net)
     return tiles_of(service, options, client)
 
@@ -96,7 +96,7 @@ def arcgis_service(address: str, net: NetOptions) -> tuple[ArcGisService, Imager
         if not isinstance(about, dict):
             raise ValueError("not an object")
     except ValueError:
-        raise GenGeoError(f"{answer.address} is not an ArcGIS service: it does not answer in JSON") from None
+        raise GenGeoError(f"{answer.address} is not an ArcGIS service: its response is not JSON") from None
     if "error" in about:  # with status 200
         problem = about["error"] if isinstance(about["error"], dict) else {"message": about["error"]}
         hint = "add a token: ...?token=..., which is never shown" if problem.get("code") in (498, 499, 403) else ""
@@ -110,7 +110,7 @@ def arcgis_service(address: str, net: NetOptions) -> tuple[ArcGisService, Imager
 
 
 def _author(about: dict[str, Any]) -> str:
-    """Owner or author that the service names; empty if it names none."""
+    """Owner or author that the service names, "" for none."""
     document = about.get("documentInfo")
     author = document.get("Author") if isinstance(document, dict) else ""
     return str(about.get("copyrightText") or author or "")
@@ -147,7 +147,7 @@ def _cached_grid(about: dict[str, Any]) -> TileGrid:
 
 
 def _crs(reference: dict[str, Any]) -> str:
-    """The CRS of a `spatialReference`, as PROJ knows it."""
+    """The CRS of a `spatialReference` in a form that PROJ accepts."""
     number = reference.get("latestWkid") or reference.get("wkid")
     if number in (102100, 102113, 3857):
         return "EPSG:3857"
@@ -157,7 +157,7 @@ def _crs(reference: dict[str, Any]) -> str:
 
 
 def _extent(extent: Any) -> Bounds | None:
-    """The extent in degrees, None where it is not stated or cannot be computed."""
+    """The extent in degrees, None if it is not stated or cannot be computed."""
     try:
         import pyproj
 
@@ -166,5 +166,5 @@ def _extent(extent: Any) -> Bounds | None:
         west, south, east, north = (float(extent[key]) for key in ("xmin", "ymin", "xmax", "ymax"))
         box = to_degrees.transform_bounds(west, south, east, north)
         return Bounds(*box) if all(map(math.isfinite, box)) else None
-    except Exception:  # free text of a server; without an extent the area is not checked against it
+    except Exception:  # the server may state anything; without an extent the area is not checked
         return None

@@ -21,30 +21,31 @@ _OWN_PARAMETERS = frozenset(
 
 
 def capabilities(client: ImageryClient, address: str, kind: str) -> bytes:
-    """Fetch the capabilities document of a service and check what it is.
+    """Fetch the capabilities document of a service and check its kind.
 
     Args:
-        client: Fetches it.
-        address: Of the service or of the document (`.xml`).
-        kind: WMTS or WMS.
+        client: HTTP client.
+        address: Address of the service or of the document (`.xml`).
+        kind: "WMTS" or "WMS".
 
     Returns:
-        The document, XML without entities.
+        The document: XML without entities.
 
     Raises:
-        GenGeoError: It is not XML, has entities, or belongs to another service.
+        GenGeoError: The response is not XML, has entities, or belongs to another kind of service.
+        MissingExtraError: defusedxml is not installed.
     """
     try:
         from defusedxml import ElementTree
         from defusedxml.common import DefusedXmlException
     except ImportError as error:
         raise MissingExtraError("defusedxml", "net", "read capabilities") from error
-    asked = address
+    target = address
     if not urlsplit(address).path.lower().endswith(".xml"):
         kept = {k: v for k, v in parse_qsl(urlsplit(address).query) if k.lower() not in _OWN_PARAMETERS}
         query = urlencode(kept | {"SERVICE": kind, "REQUEST": "GetCapabilities"})
-        asked = urlunsplit(urlsplit(address)._replace(query=query))
-    answer = client.get(asked)
+        target = urlunsplit(urlsplit(address)._replace(query=query))
+    answer = client.get(target)
     if answer.is_missing:
         raise ServerError(f"there is no {kind} at {answer.address} ({answer.status})", answer.status)
     try:
@@ -62,7 +63,7 @@ def capabilities(client: ImageryClient, address: str, kind: str) -> bytes:
 
 @contextlib.contextmanager
 def errors_in_one_line(address: str) -> Iterator[None]:
-    """Turn every error in reading a capabilities document into one `GenGeoError` that names its address."""
+    """Convert every error in reading a capabilities document to a `GenGeoError` that names its address."""
     try:
         yield
     except GenGeoError:
@@ -76,15 +77,15 @@ def parse_capabilities(kind: str, address: str, content: bytes) -> Any:
     """Parse a capabilities document with owslib.
 
     Args:
-        kind: WMTS or WMS.
-        address: Of the document, for messages.
-        content: The document.
+        kind: "WMTS" or "WMS".
+        address: Address of the document, for messages.
+        content: XML from `capabilities`.
 
     Returns:
-        An `owslib` `WebMapTileService` or `WebMapService`.
+        An owslib `WebMapTileService` or `WebMapService`.
 
     Raises:
-        GenGeoError: It cannot be read.
+        GenGeoError: The document cannot be parsed.
         MissingExtraError: owslib is not installed.
     """
     try:
@@ -99,12 +100,17 @@ def parse_capabilities(kind: str, address: str, content: bytes) -> Any:
 
 
 def wms_version(content: bytes) -> str:
-    """Version of a WMS by the name of its capabilities' root element."""
+    """Version of a WMS, "1.3.0" or "1.1.1", by the root element of its capabilities."""
     return "1.3.0" if b"WMS_Capabilities" in content[:4000] else "1.1.1"
 
 
 def layer_names(kind: str, address: str, net: NetOptions) -> list[str]:
-    """Names of the layers of a WMS or WMTS; if the address itself names a layer, only that.
+    """Names of the layers of a WMS or WMTS; if the address names a layer, only that one.
+
+    Args:
+        kind: "WMTS" or "WMS".
+        address: Address of the service or of its document.
+        net: Options with the limits of the client.
 
     Raises:
         GenGeoError: The capabilities cannot be read.
@@ -118,8 +124,14 @@ def layer_names(kind: str, address: str, net: NetOptions) -> list[str]:
 def choose(found: Mapping[str, Any], wanted: str | None, what: str, name: str) -> Any:
     """The entry that the user named, or the only one.
 
+    Args:
+        found: Entries by name.
+        wanted: Name from the user; None takes the only entry.
+        what: Kind of entry for messages, "layer" or "matrix set".
+        name: Name of the source for messages.
+
     Raises:
-        GenGeoError: There is no such entry, or there are several and none was named.
+        GenGeoError: There is no such entry, or there are several and `wanted` is None.
     """
     option = "--layer" if what == "layer" else "--matrix-set"
     listed = ", ".join(sorted(found)[:12]) + (" ..." if len(found) > 12 else "")
@@ -133,17 +145,17 @@ def choose(found: Mapping[str, Any], wanted: str | None, what: str, name: str) -
 
 
 def query_value(address: str, key: str) -> str | None:
-    """A value of the address's query; the case of the key does not matter."""
+    """Value of a query parameter of an address, None if missing. `key` is in lower case and matches any case."""
     return next((value for name, value in parse_qsl(urlsplit(address).query) if name.lower() == key), None)
 
 
 def get_address(methods: Any) -> str:
-    """Address of the GET requests of an operation; empty where it is not stated."""
+    """Address for GET requests of an operation, "" if it is not stated."""
     return next((method["url"] for method in methods or [] if method.get("type", "").lower() == "get"), "")
 
 
 def rights_of(document: Any, layer: Any, address: str) -> Rights:
-    """Attribution and licence as the capabilities state them."""
+    """Attribution and licence that the capabilities state."""
     identification = document.identification
     stated = getattr(layer, "attribution", None) or {}  # WMS only
     provider = getattr(document, "provider", None)

@@ -17,13 +17,13 @@ MAX_CELLS = 50_000_000
 def cell_grids(
     boxes: Sequence[np.ndarray] | np.ndarray, tile_m: float, stride_m: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of candidate tiles: one grid over each group of boxes that touch.
+    """Centres of candidate tiles: one grid for each group of boxes that touch.
 
     Args:
-        boxes: Arrays of south, north, west, east in degrees. A box across the date line is in one piece: its east is
-            beyond 180.
+        boxes: Boxes as arrays of south, north, west, east in degrees. The east of a box across the date line exceeds
+            180.
         tile_m: Side of a tile in metres on the ground.
-        stride_m: Distance between the centres of neighbours in metres, at most.
+        stride_m: Maximum distance between the centres of neighbours in metres.
 
     Returns:
         Latitudes and longitudes in degrees, each of shape (tiles,).
@@ -41,7 +41,7 @@ def cell_grids(
             left = left[~touching]
         groups.append(box)
     if sum(count_cells(box, tile_m, stride_m) for box in groups) > MAX_CELLS:
-        raise GenGeoError(f"more than 50 million tiles of {tile_m:g} m; ask for larger tiles or less imagery at a time")
+        raise GenGeoError(f"more than 50 million tiles of {tile_m:g} m: choose larger tiles (--tile) or a smaller area")
     grids = [_grid(box, tile_m, stride_m) for box in groups]
     return np.concatenate([g[0] for g in grids]), np.concatenate([g[1] for g in grids])
 
@@ -57,18 +57,18 @@ def count_cells(box: np.ndarray, tile_m: float, stride_m: float) -> float:
 
 
 def _touch(a: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which boxes (south, north, west, east), shape (n, 4), share ground or an edge with `a`."""
+    """Whether each box (south, north, west, east) of `others`, (n, 4), overlaps or touches `a`: bool (n,)."""
     apart = (others[:, 2:].mean(axis=1) - a[2:].mean() + 180.0) % 360.0 - 180.0
-    slack = 1e-4  # degrees, some 10 m: edges of neighbours in a projection do not meet exactly
+    tolerance = 1e-4  # degrees, about 10 m, since edges of neighbours in a projection do not match exactly
     wide = (a[3] - a[2] + others[:, 3] - others[:, 2]) / 2
-    return (np.abs(apart) <= wide + slack) & (a[0] <= others[:, 1] + slack) & (others[:, 0] <= a[1] + slack)
+    return (np.abs(apart) <= wide + tolerance) & (a[0] <= others[:, 1] + tolerance) & (others[:, 0] <= a[1] + tolerance)
 
 
 def _grid(box: np.ndarray, tile_m: float, stride_m: float) -> tuple[np.ndarray, np.ndarray]:
     """Centres of candidate tiles over a box (south, north, west, east), row by row from the north.
 
-    The first and the last tile of a row lie flush with the box, the others are spread evenly between them, so the
-    overlap is the one asked for or a little more.
+    The outer tiles of a row end at the edges of the box, and the others are evenly spaced between them, so the overlap
+    is the requested one or slightly larger.
     """
     south, north, west, east = (float(side) for side in box)
     rows_lat = _spread(south, north, float(metres_per_degree((south + north) / 2)[0]), tile_m, stride_m)[::-1]
@@ -81,7 +81,14 @@ def _grid(box: np.ndarray, tile_m: float, stride_m: float) -> tuple[np.ndarray, 
 
 
 def _spread(low: float, high: float, metres: float, tile_m: float, stride_m: float) -> np.ndarray:
-    """Centres in degrees along one side that runs from `low` to `high` degrees of `metres` each."""
+    """Centres of tiles in degrees along one axis.
+
+    Args:
+        low, high: Range of the axis in degrees.
+        metres: Metres in one degree.
+        tile_m: Side of a tile in metres.
+        stride_m: Maximum distance between centres in metres.
+    """
     extent = (high - low) * metres
     count = 1 if extent <= tile_m else math.ceil(round((extent - tile_m) / stride_m, 6)) + 1
     if count == 1:

@@ -1,10 +1,10 @@
-"""The HTTP client of imagery by address. All requests go through it, so that its rules always hold.
+"""HTTP client for imagery by address. It sends all requests, so that its limits and checks apply to every source.
 
-To each host it sends at most `connections` requests at a time and `rate` requests a second. It honours Retry-After and
-retries other temporary failures after growing pauses with jitter, within a time limit. It connects only to hosts that
-the user or a document of an allowed host named, and only to public addresses unless private ones are allowed. Proxies
-and certificates of the environment are used (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE). Secrets in addresses are never
-logged or shown.
+Each host receives at most `connections` simultaneous requests and `rate` requests per second. The client honours
+Retry-After and retries other temporary failures with exponential backoff and jitter, within a time limit. It connects
+only to hosts named by the user or by a document of an allowed host, and only to public addresses unless private ones
+are allowed. Proxies and certificates of the environment are used (HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE). Secrets in
+addresses are never logged or shown.
 """
 
 import contextlib
@@ -29,16 +29,16 @@ from gengeo_hf.imagery.transport import GuardedTransport
 TEMPORARY = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})  # statuses that are retried
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 MAX_REDIRECTS = 5
-MAX_BYTES = 64 << 20  # of one answer
+MAX_BYTES = 64 << 20  # of one response
 
 
 class ServerError(GenGeoError):
     """A request failed.
 
     Args:
-        message: One line for the user.
-        status: HTTP status, 0 where there was no answer.
-        content: The beginning of the body of the answer.
+        message: Message for the user, one line.
+        status: HTTP status, 0 if there was no response.
+        content: Beginning of the body of the response.
     """
 
     def __init__(self, message: str, status: int = 0, content: bytes = b"") -> None:
@@ -47,7 +47,7 @@ class ServerError(GenGeoError):
 
 
 class HostUnavailableError(ServerError, ImageryStoppedError):
-    """A host failed too often, or asks for a long pause: the rest must be fetched in a later run."""
+    """A host failed too often, or requests a long pause, so that the rest must be fetched in a later run."""
 
 
 @dataclass
@@ -64,13 +64,13 @@ class _Host:
 
 @dataclass(frozen=True)
 class Answer:
-    """A successful answer (status 200 or 206), or one that says that nothing is there (204, 404 or 410).
+    """A successful response (status 200 or 206), or one that states that the resource is missing (204, 404 or 410).
 
     Args:
         status: HTTP status.
-        content: The body, decoded.
-        headers: Header fields, names in any case.
-        address: Address that answered, after redirects, without secrets.
+        content: Decoded body.
+        headers: Header fields; names match any case.
+        address: Final address after redirects, without secrets.
     """
 
     status: int
@@ -85,18 +85,18 @@ class Answer:
 
     @property
     def is_missing(self) -> bool:
-        """Whether nothing is at the address."""
+        """Whether the resource does not exist."""
         return self.status in (204, 404, 410)
 
 
 class ImageryClient:
-    """A polite HTTP client; safe for threads.
+    """HTTP client with limits for each host. Safe for threads.
 
     Args:
-        options: Limits and the contact.
-        hosts: Host names to which requests may go. `allow` adds those that a capabilities document names.
-        transport: Sends the requests; None connects to the network.
-        sleep: Waits a number of seconds.
+        options: Limits and the contact; None takes the defaults.
+        hosts: Names of the hosts to which requests may be sent. `allow` adds hosts that documents name.
+        transport: Transport that sends the requests; None connects to the network.
+        sleep: Function that waits a number of seconds.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ImageryClient:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.options = options or ClientOptions()
-        self.requests = 0  # sent, tries counted
+        self.requests = 0  # number of sent requests, including retries
         self.bytes_received = 0
         self._allowed = {host.lower() for host in hosts}
         self._hosts: dict[str, _Host] = {}
@@ -133,14 +133,14 @@ class ImageryClient:
 
     @property
     def hosts(self) -> list[str]:
-        """Host names to which requests may go, sorted."""
+        """Names of the hosts to which requests may be sent, sorted."""
         return sorted(self._allowed)
 
     def allow(self, address: str) -> None:
-        """Allow the host of an address that an allowed host's document named.
+        """Allow requests to the host of an address, which a document of an allowed host named.
 
         Raises:
-            GenGeoError: Not an http or https address.
+            GenGeoError: The address is not http or https.
         """
         self._allowed.add(host_of(address))
 
@@ -159,18 +159,19 @@ class ImageryClient:
             address: HTTP or HTTPS address; secrets in it are not shown.
             headers: Further header fields.
             method: GET, HEAD or POST.
-            json: Body of a POST.
-            max_bytes: Longest body that is read, in bytes.
+            json: Body of a POST request, encoded as JSON.
+            max_bytes: Maximum length of the body in bytes.
 
         Returns:
-            The answer, also where nothing is at the address (204, 404, 410).
+            The response, also for a missing resource (204, 404, 410).
 
         Raises:
             GenGeoError: The address, or one to which it redirects, is not allowed.
-            HostUnavailableError: The host failed too often, or asks for a pause beyond the time limit.
-            ServerError: Any other status, no answer in time, or a certificate that is not trusted.
+            HostUnavailableError: The host failed too often, or requests a pause beyond the time limit.
+            ServerError: The response has another status or is too long, the host does not respond in time, or its
+                certificate is not trusted.
         """
-        host_of(address)  # refuses what is not an address
+        host_of(address)  # raises an error for an invalid address
         for secret in secrets_of(address):
             remember_secret(secret)
         deadline = time.monotonic() + self.options.total_s
@@ -182,6 +183,7 @@ class ImageryClient:
         raise ServerError(f"{redact(address)} redirects more than {MAX_REDIRECTS} times", 310)
 
     def _answer(self, response: httpx.Response, address: str) -> Answer:
+        """The final response of a request; an error for other statuses."""
         answer = Answer(response.status_code, response.content, response.headers, redact(address))
         name = host_of(address)
         host = self._host(name)
@@ -193,12 +195,13 @@ class ImageryClient:
         raise _refused(name, response.status_code, response.content[:2000])
 
     def _redirected(self, address: str, location: str) -> str:
+        """Address of a redirect, if it is allowed."""
         target = urljoin(address, location)
         host = host_of(target)
         if host not in self._allowed:
             raise ServerError(
-                f"{host_of(address)} redirects to another host, {host}, which is not followed; if you trust it, give "
-                "its own address as the source"
+                f"{host_of(address)} redirects to another host, {host}, which is not followed; if you trust it, use "
+                "its address as the source"
             )
         if address.startswith("https:") and target.startswith("http:"):
             raise ServerError(f"{host_of(address)} redirects from https to http, which is not followed")
@@ -207,7 +210,7 @@ class ImageryClient:
     def _with_retries(
         self, method: str, address: str, headers: Any, json: Any, max_bytes: int, deadline: float
     ) -> httpx.Response:
-        """Request one address until its answer is not a temporary failure."""
+        """Request one address until the response is not a temporary failure."""
         name = host_of(address)
         if name not in self._allowed:
             raise GenGeoError(f"{name} was named neither by you nor by the source's documents; no request was sent")
@@ -240,7 +243,7 @@ class ImageryClient:
     def _send(
         self, host: _Host, method: str, address: str, headers: Any, json: Any, max_bytes: int, deadline: float
     ) -> httpx.Response:
-        """One try. The body is read in pieces, so that a slow server is stopped at the deadline."""
+        """Send a request once. The body is read in pieces, so that reading stops at the deadline."""
         with self._turn(host, deadline):
             with self._lock:
                 self.requests += 1
@@ -266,10 +269,10 @@ class ImageryClient:
 
     @contextlib.contextmanager
     def _turn(self, host: _Host, deadline: float) -> Iterator[None]:
-        """Wait for a free connection to the host and for the next start that its rate allows.
+        """Context manager that waits for a free connection to the host and for its rate limit.
 
         Raises:
-            HostUnavailableError: The host asked for a pause that ends after the deadline.
+            HostUnavailableError: The host requested a pause that ends after the deadline.
         """
         with host.slots:
             while True:
@@ -294,12 +297,12 @@ class ImageryClient:
             return self._hosts[name]
 
     def _pause(self, attempt: int) -> float:
-        """Growing pause with jitter, in seconds: between half and all of the doubled value."""
+        """Pause in seconds before the next try: exponential backoff, times a random factor of 0.5 to 1."""
         full = min(self.options.pause_s * 2**attempt, self.options.max_pause_s)
         return full * random.uniform(0.5, 1.0)
 
     def _stated_pause(self, host: _Host, response: httpx.Response) -> float:
-        """Seconds that the server asks for (RFC 9110, section 10.2.3); they hold for all requests to the host."""
+        """Pause in seconds that the server requests (RFC 9110, section 10.2.3), applied to all requests to the host."""
         pause = _retry_after(response.headers.get("retry-after", ""))
         if pause:
             with host.lock:
@@ -308,7 +311,7 @@ class ImageryClient:
 
 
 def user_agent(contact: str) -> str:
-    """The User-Agent field: program, version and contact of the user."""
+    """The User-Agent field: program, version, and contact of the user."""
     from gengeo_hf import __version__
 
     safe = "".join(letter for letter in contact if letter.isprintable() and letter not in "()").strip()
@@ -316,7 +319,7 @@ def user_agent(contact: str) -> str:
 
 
 def _refused(host: str, status: int, content: bytes = b"") -> ServerError:
-    """The error of an HTTP status, with what to do."""
+    """Error for an HTTP status, with advice."""
     reasons = {
         400: "bad request: check layer, format and zoom",
         401: "a login is required: put the key into the address, for example as {apikey} from the environment",
@@ -330,7 +333,7 @@ def _refused(host: str, status: int, content: bytes = b"") -> ServerError:
 
 
 def _is_lasting(error: httpx.RequestError) -> bool:
-    """Whether another try would fail in the same way, as for certificates and protocols."""
+    """Whether a retry would fail in the same way, as for untrusted certificates and unsupported protocols."""
     return isinstance(error, httpx.UnsupportedProtocol) or "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
@@ -348,7 +351,7 @@ def _no_answer(host: str, error: httpx.RequestError) -> ServerError:
 
 
 def _retry_after(value: str) -> float:
-    """Seconds of a Retry-After field, which is a number or a date; 0 where it is missing or not valid."""
+    """Seconds of a Retry-After field, which is a number or a date; 0 if it is missing or invalid."""
     if not value.strip():
         return 0.0
     with contextlib.suppress(ValueError):

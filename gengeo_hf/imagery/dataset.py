@@ -1,6 +1,6 @@
-"""Tiles of a gallery: a `CrossViewDataset`, or any Hugging Face dataset with the columns of one.
+"""Tiles of a gallery: a `CrossViewDataset`, or any Hugging Face dataset with the columns of a gallery.
 
-It may be on disk (`save_to_disk`), in Parquet files that contain the images, or on the Hub.
+The dataset may be on disk (`save_to_disk`), in Parquet files that contain the images, or on the Hub.
 """
 
 import io
@@ -32,8 +32,7 @@ class DatasetTiles:
     Args:
         data: A `CrossViewDataset`, or a `datasets.Dataset` with at least `tile_id`, `aerial`, `lat` and `lon`.
         name: Name in reports; None takes the dataset's own name.
-        home: Directory in which images that the table names as files must lie; None allows every file, for tables of
-            the user's own.
+        home: Directory that must contain image files named by the table; None allows any file, for users' own tables.
 
     Raises:
         GenGeoError: A column is missing.
@@ -59,10 +58,10 @@ class DatasetTiles:
         self.table = tile_table(ids, lat, lon, bounds, area=area, source=self.name)
 
     def read(self, row: int) -> Image.Image:
-        """Decode one row's tile.
+        """Decode the tile of one row.
 
         Raises:
-            GenGeoError: The row has no image, or it cannot be decoded.
+            GenGeoError: The row has no image, or the image cannot be decoded.
         """
         from gengeo_hf.common.images import open_image
 
@@ -82,7 +81,7 @@ class DatasetTiles:
         return [str(value) for value in values]
 
     def _numbers(self, column: str, values: list) -> np.ndarray:
-        """A column as float64 (n,), NaN where it is null."""
+        """A column as float64 (n,), with NaN for null."""
         try:
             return np.array(values, dtype=np.float64)
         except (TypeError, ValueError) as error:
@@ -94,12 +93,16 @@ def holds_pictures(path: Path) -> bool:
     try:
         schema = pa.parquet.read_schema(path)
     except (pa.ArrowInvalid, OSError):
-        return False  # the reader of tables reports what is wrong
+        return False  # the reader of tables reports the error
     return "aerial" in schema.names and pa.types.is_struct(schema.field("aerial").type)
 
 
 def parquet_tiles(paths: Sequence[Path]) -> DatasetTiles:
-    """Tiles of Parquet files as `datasets` writes them."""
+    """Tiles of Parquet files in the format of `datasets`.
+
+    Raises:
+        GenGeoError: A file is damaged, or a column is missing.
+    """
     import datasets
 
     name = paths[0].parent.name if len(paths) > 1 else paths[0].stem
@@ -114,8 +117,8 @@ def hub_tiles(address: str) -> DatasetTiles:
     """Tiles of a dataset on the Hub.
 
     Args:
-        address: `owner/name`, `owner/name/config` or `owner/name/config/split`. Without a config `gallery` is taken
-            where there is one (`gengeo push` makes it), without a split the only one.
+        address: `owner/name`, `owner/name/config` or `owner/name/config/split`. Without a config, `gallery` is used if
+            it exists (`gengeo push` makes it), else the first; without a split, the only one.
 
     Raises:
         GenGeoError: There is no such dataset, or the split is ambiguous.

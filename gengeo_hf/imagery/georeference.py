@@ -12,9 +12,9 @@ from gengeo_hf.common.errors import GenGeoError
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-FARTHEST = 1e10  # of a raster's edge from the origin of its CRS, in the CRS's units; the Earth is 4e7 m around
-SLACK = 1.0  # degrees beyond the area of use of a CRS that are tolerated
-# Tags that say when imagery was taken, in order of preference. TIFFTAG_DATETIME is when the file was written.
+MAX_COORDINATE = 1e10  # of a raster's edge, in units of its CRS; the circumference of the Earth is 4e7 m
+TOLERANCE = 1.0  # degrees beyond the area of use of a CRS
+# Tags with the date of acquisition, in order of preference. TIFFTAG_DATETIME is the date of the file.
 DATE_TAGS = (
     "ACQUISITIONDATETIME",
     "ACQUISITIONDATE",
@@ -28,7 +28,11 @@ DATE_TAGS = (
 def georeference(dataset: "DatasetReader", path: str | Path) -> tuple[Any, Any]:
     """CRS of a raster, and the affine map from (x, y) in it to (column, row).
 
-    Ground control points are fitted by an affine map; a `.prj` file beside a world file gives the CRS.
+    Ground control points are fitted by an affine map. Without a CRS in the file, that of a `.prj` file is used.
+
+    Args:
+        dataset: Opened raster.
+        path: Path of the raster.
 
     Raises:
         GenGeoError: The file has no CRS or no geotransform.
@@ -55,7 +59,7 @@ def georeference(dataset: "DatasetReader", path: str | Path) -> tuple[Any, Any]:
 
 
 def _prj_beside(path: str | Path) -> Any:
-    """The CRS of a `.prj` file of the same name, None where there is none."""
+    """The CRS of a `.prj` file of the same name, None without one."""
     from rasterio.crs import CRS
     from rasterio.errors import CRSError
 
@@ -69,7 +73,7 @@ def _prj_beside(path: str | Path) -> Any:
 
 
 def from_degrees(crs: Any, lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """X and y in a CRS of positions in degrees; infinite where its projection does not reach."""
+    """Convert latitudes and longitudes in degrees, (n,) each, to x and y in a CRS; infinite outside its domain."""
     from rasterio.warp import transform
 
     try:
@@ -84,7 +88,13 @@ def from_degrees(crs: Any, lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray
 
 
 def outline(crs: Any, to_pixel: Any, width: int, height: int, path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Latitudes and longitudes of points along a raster's edge, and of a pole that lies on it.
+    """Latitudes and longitudes in degrees of points along a raster's edge, and of a pole inside it.
+
+    Args:
+        crs: CRS of the raster.
+        to_pixel: Affine map from (x, y) in the CRS to (column, row).
+        width, height: Size of the raster in pixels.
+        path: Path of the raster, for messages.
 
     Raises:
         GenGeoError: The coordinates are not valid in this CRS.
@@ -96,7 +106,7 @@ def outline(crs: Any, to_pixel: Any, width: int, height: int, path: str | Path) 
     columns = np.concatenate([share, share, flat, flat + 1]) * width
     rows = np.concatenate([flat, flat + 1, share, share]) * height
     x, y = (np.asarray(values) for values in ~to_pixel @ (columns, rows))
-    if not (np.abs(x) < FARTHEST).all() or not (np.abs(y) < FARTHEST).all():  # PROJ may not terminate for these
+    if not (np.abs(x) < MAX_COORDINATE).all() or not (np.abs(y) < MAX_COORDINATE).all():  # PROJ may hang on these
         raise GenGeoError(f"{path} lies {np.abs([x, y]).max():g} units from its CRS's origin; is it damaged?")
     if crs.is_geographic and (np.abs(y).max() > 90.0 + 1e-6 or np.abs(x).max() > 540.0):
         raise GenGeoError(
@@ -116,7 +126,7 @@ def outline(crs: Any, to_pixel: Any, width: int, height: int, path: str | Path) 
 
 
 def area_of_use_note(crs: Any, box: np.ndarray, path: str | Path) -> str:
-    """A note about a raster whose centre lies outside the area of use of its CRS; empty where it does not.
+    """Note about a raster whose centre is outside the area of use of its CRS, "" if it is inside.
 
     Args:
         crs: CRS of the raster.
@@ -136,8 +146,8 @@ def area_of_use_note(crs: Any, box: np.ndarray, path: str | Path) -> str:
     lat, lon = (box[0] + box[1]) / 2, (box[2] + box[3]) / 2
     lon = (lon + 180.0) % 360.0 - 180.0
     width = (used.east - used.west) % 360.0 or 360.0
-    inside_lon = (lon - used.west + SLACK) % 360.0 <= width + 2 * SLACK
-    if inside_lon and used.south - SLACK <= lat <= used.north + SLACK:
+    inside_lon = (lon - used.west + TOLERANCE) % 360.0 <= width + 2 * TOLERANCE
+    if inside_lon and used.south - TOLERANCE <= lat <= used.north + TOLERANCE:
         return ""
     return (
         f"{path} lies at {lat:.2f}, {lon:.2f}, outside the area of use of its CRS EPSG:{code} ({used.name:.60}): "
@@ -146,11 +156,11 @@ def area_of_use_note(crs: Any, box: np.ndarray, path: str | Path) -> str:
 
 
 def stated_date(path: str | Path, dates: Sequence[tuple[str, str]]) -> str:
-    """The date that the user states for a file, in the form of `acquisition_date`; empty where no pattern matches.
+    """The date that the user states for a file, in the form of `acquisition_date`; "" if no pattern matches.
 
     Args:
-        path: The file.
-        dates: (pattern of the file's name or of the end of its path, date); the first that matches counts.
+        path: Path of the file.
+        dates: Pairs of a pattern of the file's name or of the end of its path, and a date; the first match is used.
     """
     for pattern, date in dates:
         if PurePath(path).match(pattern):
@@ -167,7 +177,7 @@ def digits_of(date: str) -> str:
     """The digits of a date.
 
     Raises:
-        GenGeoError: It is not a date, see `is_date`.
+        GenGeoError: The text is not a date, see `is_date`.
     """
     if not is_date(date):
         raise GenGeoError(f"{date!r} is not a date: expected for example 2018, 2018-06 or 2018-06-01")
@@ -175,12 +185,12 @@ def digits_of(date: str) -> str:
 
 
 def readable_date(digits: str) -> str:
-    """A date such as 2018, 2018-06 or 2018-06-01 from its digits."""
+    """Format the digits of a date, for example as 2018, 2018-06 or 2018-06-01."""
     return "-".join(filter(None, (digits[:4], digits[4:6], digits[6:8])))
 
 
 def acquisition_date(tags: Mapping[str, str]) -> str:
-    """Date of acquisition from the tags of a file, as up to 14 digits that sort by time; empty where there is none."""
+    """Date of acquisition from the tags of a file, as up to 14 digits that sort by time; "" without one."""
     for name in DATE_TAGS:
         digits = "".join(letter for letter in str(tags.get(name, "")) if letter.isdigit())
         if len(digits) >= 4 and digits[:4] != "0000":

@@ -1,7 +1,7 @@
 """Grids of map tiles: positions of the pixels of a zoom level, in Web Mercator or any other projection.
 
-A level is a plane of pixels in a CRS, divided into tiles of equal size, columns counted from the left and rows
-from the top. It describes map tiles, WMTS matrix sets and the tiles that are requested from a WMS.
+A level is a plane of pixels in a CRS, divided into tiles of equal size. Columns are counted from the left and rows from
+the top. Map tiles, WMTS matrix sets and the tiles requested from a WMS are all represented by levels.
 """
 
 import math
@@ -15,12 +15,12 @@ from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 from gengeo_hf.common.geo import offset
 
 WEB_MERCATOR = "EPSG:3857"
-HALF_WORLD_M = math.pi * 6_378_137.0  # of Web Mercator: from the equator to the grid's edge
+HALF_WORLD_M = math.pi * 6_378_137.0  # distance from the equator to the edge of the Web Mercator grid
 MAX_LATITUDE = math.degrees(math.atan(math.sinh(math.pi)))  # 85.05, where the Web Mercator square ends
 MAX_ZOOM = 24
 Projection = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-REACH_M = 10.0  # of the central differences that give a tile's affine map
-FARTHEST = 1e10  # greatest coordinate of a grid in units of its CRS; the Earth is 4e7 m around
+STEP_M = 10.0  # step of the central differences that give a tile's affine map
+MAX_COORDINATE = 1e10  # maximum coordinate of a grid in units of its CRS; the circumference of the Earth is 4e7 m
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Level:
 
     @property
     def is_valid(self) -> bool:
-        """Whether all numbers are possible: documents of servers may hold any."""
+        """Whether all numbers are in valid ranges; documents of servers may state any."""
         sizes = (self.columns, self.rows, self.tile)
         lengths = (self.resolution, abs(self.left) + 1, abs(self.top) + 1)
-        return all(0 < value < FARTHEST for value in lengths) and all(1 <= size <= 2**31 for size in sizes)
+        return all(0 < value < MAX_COORDINATE for value in lengths) and all(1 <= size <= 2**31 for size in sizes)
 
     @property
     def width(self) -> int:
@@ -69,7 +69,11 @@ class Level:
         return left, top - side, left + side, top
 
     def with_tile(self, pixels: int) -> "Level":
-        """The same ground tiles with another number of pixels."""
+        """The same level with another number of pixels per tile.
+
+        Args:
+            pixels: Side of a tile in pixels.
+        """
         return replace(self, tile=pixels, resolution=self.resolution * self.tile / pixels)
 
 
@@ -80,7 +84,7 @@ class TileGrid:
         crs: CRS of the grid, in a form that PROJ accepts.
         levels: The zoom levels.
         name: Name of the grid for messages.
-        project: Maps latitudes and longitudes in degrees to x and y of the CRS, (n,) each; None uses PROJ.
+        project: Function from latitudes and longitudes in degrees to x and y of the CRS, (n,) each; None uses PROJ.
 
     Raises:
         GenGeoError: There is no level, a level is not valid, or PROJ does not know the CRS.
@@ -90,7 +94,7 @@ class TileGrid:
         self.crs, self.name, self._given = crs, name or crs, project
         self.levels: Mapping[int, Level] = {level.zoom: level for level in levels}
         if not self.levels or not all(level.is_valid for level in self.levels.values()):
-            raise GenGeoError(f"the tile grid {self.name} has no zoom levels, or one with numbers that cannot be right")
+            raise GenGeoError(f"the tile grid {self.name} has no zoom levels, or one with invalid numbers")
         self._project = project or (_mercator if is_web_mercator(crs) else _projection(crs))
 
     def level(self, zoom: int) -> Level:
@@ -105,12 +109,12 @@ class TileGrid:
         return self.levels[zoom]
 
     def pixels(self, level: Level, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-        """Pixel (column, row) of positions in a level, shape (2, n); infinite where the CRS does not reach."""
+        """Pixel (column, row) of positions in a level, (2, n); infinite outside the domain of the CRS."""
         x, y = self._project(lat, lon)
         return np.stack([(x - level.left) / level.resolution, (level.top - y) / level.resolution])
 
     def affine_maps(self, level: Level, lat: np.ndarray, lon: np.ndarray) -> np.ndarray:
-        """For each position the affine map from (east, north) metres around it to pixels of a level, (n, 2, 3)."""
+        """Affine map from (east, north) metres around each position to pixels (column, row) of a level, (n, 2, 3)."""
 
         def project(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             near = lon + (b - lon + 180.0) % 360.0 - 180.0  # continuous across the date line
@@ -119,17 +123,17 @@ class TileGrid:
         return affine_maps(project, lat, lon)
 
     def ground_resolution(self, level: Level, lat: float, lon: float) -> float:
-        """Metres on the ground in one pixel of a level at a position."""
+        """Ground sampling distance of a level at a position in degrees: metres per pixel."""
         linear = self.affine_maps(level, np.array([lat]), np.array([lon]))[0, :, :2]
         return float(1 / np.sqrt(abs(np.linalg.det(linear))))
 
     def zoom_for(self, lat: float, lon: float, metres_per_pixel: float) -> int:
-        """The coarsest level that is fine enough, or the finest one.
+        """Zoom of the coarsest level that is fine enough, or of the finest one.
 
         Args:
             lat, lon: Position in degrees.
-            metres_per_pixel: Wanted ground sampling distance; a level that is up to a fifth coarser is accepted,
-                because the next one has four times as many tiles.
+            metres_per_pixel: Required ground sampling distance. A level that is up to 20 % coarser is accepted, since
+                the next one has four times as many tiles.
         """
         by_size = sorted(self.levels.values(), key=lambda level: -level.resolution)
         for level in by_size:
@@ -138,12 +142,15 @@ class TileGrid:
         return by_size[-1].zoom
 
     def with_tile(self, pixels: int) -> "TileGrid":
-        """The same grid with tiles of another number of pixels."""
+        """The same grid with another number of pixels per tile."""
         levels = [level.with_tile(pixels) for level in self.levels.values()]
         return TileGrid(self.crs, levels, self.name, self._given)
 
     def limited(self, lowest: int | None, highest: int | None) -> "TileGrid":
-        """The grid without the levels that a service does not have.
+        """The grid with the levels of a range only.
+
+        Args:
+            lowest, highest: Lowest and highest zoom; None for no limit.
 
         Raises:
             GenGeoError: No level is left.
@@ -161,22 +168,27 @@ def affine_maps(
     """Affine maps from (east, north) metres around positions to the pixels of a plane, by central differences.
 
     Args:
-        project: Latitudes and longitudes in degrees, shape (n,), to pixel (column, row), shape (2, n).
-        lat, lon: The positions, shape (n,).
+        project: Function from latitudes and longitudes in degrees, (n,) each, to pixel (column, row), (2, n).
+        lat, lon: Positions in degrees, (n,).
 
     Returns:
         Maps of shape (n, 2, 3).
     """
     centre = project(lat, lon)
-    ahead = [project(*offset(lat, lon, east, north)) for east, north in ((REACH_M, 0.0), (0.0, REACH_M))]
-    behind = [project(*offset(lat, lon, -east, -north)) for east, north in ((REACH_M, 0.0), (0.0, REACH_M))]
+    ahead = [project(*offset(lat, lon, east, north)) for east, north in ((STEP_M, 0.0), (0.0, STEP_M))]
+    behind = [project(*offset(lat, lon, -east, -north)) for east, north in ((STEP_M, 0.0), (0.0, STEP_M))]
     with np.errstate(invalid="ignore"):
-        columns = [(a - b) / (2 * REACH_M) for a, b in zip(ahead, behind, strict=True)]
+        columns = [(a - b) / (2 * STEP_M) for a, b in zip(ahead, behind, strict=True)]
     return np.stack([*columns, centre], axis=-1).transpose(1, 0, 2)
 
 
 def web_mercator(tile: int = 256, zooms: Iterable[int] = range(MAX_ZOOM + 1)) -> TileGrid:
-    """The grid of nearly all tile servers (OGC 17-083r4, annex D.1)."""
+    """The Web Mercator grid, which most tile servers use (OGC 17-083r4, annex D.1).
+
+    Args:
+        tile: Side of a tile in pixels.
+        zooms: Zoom levels.
+    """
     levels = [
         Level(z, 2 * HALF_WORLD_M / (tile * 2**z), -HALF_WORLD_M, HALF_WORLD_M, 2**z, 2**z, tile, str(z)) for z in zooms
     ]
@@ -184,10 +196,14 @@ def web_mercator(tile: int = 256, zooms: Iterable[int] = range(MAX_ZOOM + 1)) ->
 
 
 def named_grid(name: str, tile: int = 256) -> TileGrid:
-    """A tile matrix set that morecantile knows, for example NZTM2000Quad.
+    """The grid of a tile matrix set of morecantile, for example NZTM2000Quad.
+
+    Args:
+        name: Name of the tile matrix set.
+        tile: Side of a tile in pixels.
 
     Raises:
-        GenGeoError: The name is not known.
+        GenGeoError: The name is unknown.
         MissingExtraError: morecantile is not installed.
     """
     try:
@@ -221,9 +237,13 @@ def grid_of_matrix_set(matrix_set: Any) -> TileGrid:
 
 
 def virtual_grid(crs: str, tile: int = 512) -> TileGrid:
-    """A grid in any CRS, for services that draw any box; in Web Mercator the usual one.
+    """A grid in any CRS, for services that render arbitrary boxes; for Web Mercator, `web_mercator`.
 
-    Zoom levels have about the same resolution as in Web Mercator: a tile of level 0 spans the equator.
+    Zoom levels have about the same resolution as in Web Mercator: a tile of level 0 is as wide as the equator.
+
+    Args:
+        crs: CRS in a form that PROJ accepts.
+        tile: Side of a tile in pixels.
     """
     if is_web_mercator(crs):
         return web_mercator(tile)
@@ -270,19 +290,19 @@ def _transformer(crs: str) -> Any:
 
 
 def is_geographic(crs: str) -> bool:
-    """Whether a CRS counts in degrees.
+    """Whether the coordinates of a CRS are degrees.
 
     Raises:
-        GenGeoError: It is not known.
+        GenGeoError: The CRS is unknown.
     """
     return bool(_crs(crs).is_geographic)
 
 
 def starts_with_north(crs: str) -> bool:
-    """Whether the first axis of a CRS, as its authority orders them, points to the north.
+    """Whether the first axis of a CRS, in the order of its authority, points to the north.
 
     Raises:
-        GenGeoError: The CRS is not known.
+        GenGeoError: The CRS is unknown.
     """
     return str(_crs(crs).axis_info[0].direction).lower() == "north"
 

@@ -1,7 +1,7 @@
-"""Host names and secrets of addresses: name resolution with a check of the result, and removal of secrets from text.
+"""Host names and secrets of addresses: checked name resolution, and removal of secrets from text.
 
-A name is resolved once for each connection, every resulting IP address is checked, and the connection goes to a checked
-IP address. This defeats DNS rebinding, where a name resolves differently at check and at connection.
+A name is resolved once for each connection, all resulting IP addresses are checked, and the connection uses a checked
+one. This prevents DNS rebinding, in which a name resolves to different addresses for the check and for the connection.
 """
 
 import ipaddress
@@ -22,13 +22,13 @@ _secrets: set[str] = set()
 
 
 def remember_secret(value: str) -> None:
-    """Register a text that `redact` hides from now on."""
-    if len(value) >= 4:  # shorter values would hide parts of ordinary text
+    """Register a text that `redact` must hide."""
+    if len(value) >= 4:  # shorter values occur in ordinary text
         _secrets.add(value)
 
 
 def redact(text: str) -> str:
-    """A text without secrets: registered ones, and user names, passwords and key-like query values of its addresses."""
+    """Replace secrets in a text: registered ones, and user names, passwords and keys in addresses."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     return re.sub(r"https?://[^\s'\"<>]+", lambda found: _redact_address(found[0]), text)
@@ -38,7 +38,7 @@ def _redact_address(address: str) -> str:
     try:
         parts = urlsplit(address)
         query = parse_qsl(parts.query, keep_blank_values=True)
-    except ValueError:  # not an address after all
+    except ValueError:  # not a valid address
         return address
     netloc = f"{HIDDEN}@{parts.netloc.rpartition('@')[2]}" if "@" in parts.netloc else parts.netloc
     if any(_SECRET_KEY.match(key) for key, _ in query):
@@ -48,23 +48,27 @@ def _redact_address(address: str) -> str:
 
 
 def secrets_of(address: str) -> list[str]:
-    """Values in an address that must not be shown: passwords, and query values whose key says so."""
+    """Secrets in an address: the password, and query values whose names are those of secrets."""
     parts = urlsplit(address)
     found = [value for key, value in parse_qsl(parts.query) if _SECRET_KEY.match(key)]
     return [*found, *([parts.password] if parts.password else [])]
 
 
 class RedactingFilter(logging.Filter):
-    """Removes secrets from log records; httpx logs the address of every request."""
+    """Filter that removes secrets from log records, since httpx logs the address of every request."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrite the record's message; no record is dropped."""
+        """Redact the message of a record; records are never dropped."""
         record.msg, record.args = redact(record.getMessage()), ()
         return True
 
 
 def hide_secrets_in_logs(names: Iterable[str] = ("httpx", "httpcore", "rasterio", "urllib3")) -> None:
-    """Add the filter to the loggers of libraries that handle addresses, unless it is there."""
+    """Add `RedactingFilter` once to the loggers of libraries that handle addresses.
+
+    Args:
+        names: Names of the loggers.
+    """
     for name in names:
         logger = logging.getLogger(name)
         if not any(isinstance(known, RedactingFilter) for known in logger.filters):
@@ -75,7 +79,7 @@ def host_of(address: str) -> str:
     """Host name of an http or https address, in lower case, without the port.
 
     Raises:
-        GenGeoError: Another scheme (`file:` and the like are never opened), or no host.
+        GenGeoError: The scheme is not http or https, or the address has no host name.
     """
     try:
         parts = urlsplit(address)
@@ -101,7 +105,7 @@ def resolve(host: str, port: int, allow_private: bool) -> list[str]:
         IP addresses as text, in the order of the resolver.
 
     Raises:
-        GenGeoError: One of them is not public, and `allow_private` is False.
+        GenGeoError: An IP address is not public, and `allow_private` is False.
         OSError: The name cannot be resolved.
     """
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -116,7 +120,7 @@ def resolve(host: str, port: int, allow_private: bool) -> list[str]:
 
 
 def is_public(number: str) -> bool:
-    """Whether an IP address is public; of mapped, 6to4, Teredo and NAT64 addresses the IPv4 address counts."""
+    """Whether an IP address is public. Mapped, 6to4, Teredo and NAT64 addresses are judged by their IPv4 address."""
     address = ipaddress.ip_address(number.partition("%")[0])
     inner = None
     if isinstance(address, ipaddress.IPv6Address):

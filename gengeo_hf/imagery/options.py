@@ -1,4 +1,4 @@
-"""Options of imagery: how it is cropped into tiles, and for imagery by address its rights, limits, cache and layer."""
+"""Options of imagery: tiling, and for imagery by address also rights, limits, cache and layer."""
 
 from dataclasses import dataclass, field
 
@@ -14,16 +14,16 @@ class ClientOptions:
     """Limits of the HTTP client.
 
     Args:
-        contact: E-mail or web address of the user, sent in the User-Agent so that an operator can write to them.
-        connections: Simultaneous requests to one host.
-        rate: Requests to one host in a second; 0 means no limit, for your own server.
-        attempts: Tries for one request.
-        pause_s: Pause before the second try in seconds; each further pause is twice as long, with jitter.
-        max_pause_s: Longest of these pauses in seconds. A Retry-After of the server is not shortened.
-        timeout_s: Seconds without any byte after which a try is given up.
-        total_s: Seconds for one request, with all of its tries and pauses.
-        allow_private: Whether private, loopback and link-local addresses may be asked.
-        give_up_after: Consecutive failed requests after which a host is not asked any more.
+        contact: E-mail or web address of the user, sent as User-Agent so that an operator can contact them.
+        connections: Maximum number of simultaneous requests to one host.
+        rate: Maximum number of requests per second to one host; 0 means no limit, for your own server.
+        attempts: Maximum number of tries for one request.
+        pause_s: Pause in seconds before the second try; each further pause is twice as long, with jitter.
+        max_pause_s: Maximum pause in seconds. A Retry-After of the server is not shortened.
+        timeout_s: Seconds without any received byte after which a try fails.
+        total_s: Time limit in seconds for one request, including all tries and pauses.
+        allow_private: Whether requests to private, loopback and link-local addresses are allowed.
+        give_up_after: Number of consecutive failed requests after which a host receives no more requests.
     """
 
     contact: str = ""
@@ -43,18 +43,18 @@ class NetOptions:
     """Options of imagery by address.
 
     Args:
-        rights: Attribution, licence and date that the user states; they override those that the source states.
+        rights: Attribution, licence and date that the user states, which override those of the source.
         client: Limits of the client, and the user's contact.
         cache: Directory of fetched tiles; None takes the user's cache directory.
-        cache_limit_mb: Size of the cache in megabytes.
-        retry_missing: Request again what failed or was missing in an earlier run.
-        max_tiles: Greatest number of source tiles to fetch.
+        cache_limit_mb: Maximum size of the cache in megabytes.
+        retry_missing: Whether to request tiles again that failed or were missing in an earlier run.
+        max_tiles: Maximum number of source tiles to fetch.
         layer: Layer of a WMS, WMTS or ArcGIS service, or asset of STAC items.
         matrix_set: Tile matrix set of a WMTS, or of a template whose grid is not Web Mercator.
         tile_pixels: Side of a source tile in pixels; None detects it.
-        shift_m: Metres to the east and to the north by which the imagery is moved, to correct a displaced source.
-        headers: Further header fields, for example a Referer that a server requires.
-        needs_rights: Refuse a source without attribution, licence and contact.
+        shift_m: Correction of displaced imagery: metres by which it is moved to the east and to the north.
+        headers: Further HTTP header fields, for example a Referer that a server requires.
+        needs_rights: Whether attribution, licence and contact are required.
     """
 
     rights: Rights = field(default_factory=Rights)
@@ -73,27 +73,27 @@ class NetOptions:
 
 @dataclass(frozen=True)
 class TilingOptions:
-    """How imagery is cropped into tiles and how tables are read. Each kind of source uses the options that concern it.
+    """Options of tiling and of tables. Each kind of source uses the options that are marked with it.
 
     Args:
         tile_m: Rasters and addresses: side of a tile in metres on the ground.
         overlap: Rasters and addresses: share of a tile that its neighbour repeats, in [0, 1).
-        pixels: Rasters and addresses: greatest side of a tile in pixels.
+        pixels: Rasters and addresses: maximum side of a tile in pixels.
         value_range: Rasters: values that become black and white; None takes percentiles of the files.
-        zoom: Map tiles: zoom level. None takes the level with the most tiles; by address, the coarsest that is fine
+        zoom: Map tiles: zoom level. None takes the level with the most tiles or, by address, the coarsest that is fine
             enough.
-        tms: Map tiles in a directory or by address: rows are counted from the south.
-        north_rows: MBTiles: rows are counted from the north.
-        tile_order: Map tiles in a directory: "zxy", or "zyx".
-        leave_out_repeated: Map tiles: leave out pictures that occur at several positions.
-        nodata: Rasters: value of pixels without data, in addition to what the files declare.
-        max_empty: All but tables: greatest share of a tile without data.
-        keep_one_colour: Keep tiles whose pixels all have the same colour.
-        image_column, lat_column, lon_column: Tables: columns to use; None recognises them by name.
+        tms: Map tiles in a directory or by address: whether rows are counted from the south.
+        north_rows: MBTiles: whether rows are counted from the north.
+        tile_order: Map tiles in a directory: order of the numbers in paths, "zxy" or "zyx".
+        leave_out_repeated: Map tiles: whether to leave out images that occur at several positions.
+        nodata: Rasters: value of pixels without data, in addition to the values that files declare.
+        max_empty: All but tables: maximum share of a tile without data.
+        keep_one_colour: All: whether to keep tiles whose pixels all have the same colour.
+        image_column, lat_column, lon_column: Tables: names of columns; None recognises them.
         tile_size_m: Tables: ground size of a tile in metres; None takes it from the table.
-        dates: Rasters: (pattern of a file's name, date); the first that matches overrides the date in a file's tags.
+        dates: Rasters: pairs of a pattern of a file's name and a date; the first match overrides the date in the tags.
         tile_sizes: Rasters and addresses: several ground sizes in metres around each centre; empty takes `tile_m`.
-        area: Rasters and addresses: only tiles that touch it; None takes all that a raster covers.
+        area: Rasters and addresses: area that tiles must touch; None takes the extent of the rasters.
         net: Addresses: limits, rights, cache and layer.
     """
 

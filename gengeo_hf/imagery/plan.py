@@ -1,7 +1,7 @@
-"""Estimate of tiles, requests, megabytes, minutes and hosts before the first tile of an area is requested.
+"""Estimates of tiles, requests, megabytes, minutes and hosts before the first tile of an area is requested.
 
-Used by `gengeo index --dry-run`, `gengeo plan` and `gengeo data make`. Source tiles are counted in pieces, so that
-memory does not grow with the area.
+They are used by `gengeo index --dry-run`, `gengeo plan` and `gengeo data make`. Source tiles are counted in chunks, so
+that memory does not grow with the area.
 """
 
 import math
@@ -21,21 +21,21 @@ CHUNK = 20_000  # tiles whose source tiles are counted at a time
 
 @dataclass(frozen=True)
 class ImageryPlan:
-    """What a source will request for an area.
+    """Estimate of the requests that a source needs for an area.
 
     Args:
         source: Name of the source, without secrets.
         area: Name of the area.
-        tiles: Tiles of the index, all ground sizes together.
-        source_tiles: Source tiles that these need.
-        requests: Requests for source tiles that are not in the cache.
+        tiles: Number of tiles of the index, all ground sizes together.
+        source_tiles: Number of source tiles needed for them.
+        requests: Number of requests for source tiles that are not in the cache.
         megabytes: Estimated megabytes of these requests.
-        minutes: Minutes at the limited request rate, without encoding.
-        hosts: Host names to which requests go.
-        zooms: Zoom level for each ground size in metres.
-        resolution_m: Metres on the ground in one pixel of the tiles, for each ground size.
-        attribution, licence, acquired: Rights and date, where they are known.
-        asked_before: Requests that were sent to make this plan: capabilities, searches.
+        minutes: Estimated minutes at the limited request rate, without encoding.
+        hosts: Names of the hosts that receive requests.
+        zooms: Zoom level by ground size in metres.
+        resolution_m: Ground sampling distance of the tiles in metres per pixel, by ground size in metres.
+        attribution, licence, acquired: Rights and date; "" if unknown.
+        asked_before: Number of requests that were sent to make this plan (capabilities, searches).
         notes: Notes for the user.
     """
 
@@ -56,7 +56,7 @@ class ImageryPlan:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as JSON."""
+        """The values as plain types for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -69,24 +69,30 @@ class ImageryPlan:
             f"tiles:        {self.tiles:,}" + (f" ({sizes})" if sizes else ""),
             f"source tiles: {self.source_tiles:,}, of which {self.source_tiles - self.requests:,} are in the cache",
             f"requests:     {self.requests:,} to {', '.join(self.hosts)}, about {self.megabytes:,.0f} MB",
-            f"time:         about {format_minutes(self.minutes)} at the polite rate, without encoding",
+            f"time:         about {format_minutes(self.minutes)} at the limited rate, without encoding",
             f"attribution:  {self.attribution or 'not stated'}",
             f"licence:      {self.licence or 'not stated'}",
-            f"asked so far: {self.asked_before} requests"
+            f"sent so far:  {self.asked_before} requests"
             + (" (capabilities or a search)" if self.asked_before else ""),
         ]
         return "\n".join([*lines, *(f"note:         {note}" for note in self.notes)])
 
 
 def format_minutes(minutes: float) -> str:
-    """A duration in seconds, minutes or hours, for example `12 min`."""
+    """Format a duration in seconds, minutes or hours, for example as `12 min`."""
     if minutes < 1:
         return f"{math.ceil(minutes * 60)} s"
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def estimate_cells(area: Area, tile_m: float, overlap: float) -> float:
-    """Estimated number of tiles of a size that an area has."""
+    """Estimated number of tiles that an area has.
+
+    Args:
+        area: The area.
+        tile_m: Side of a tile in metres.
+        overlap: Share of a tile that its neighbour repeats, in [0, 1).
+    """
     stride = tile_m * (1 - overlap)
     return min(sum(count_cells(box, tile_m, stride) for box in area.boxes), area.area_m2 / stride**2 * 1.2 + 100)
 
@@ -103,7 +109,7 @@ def area_cells(area: Area, tile_m: float, overlap: float) -> tuple[np.ndarray, n
         Latitudes and longitudes in degrees, each (tiles,).
 
     Raises:
-        GenGeoError: No tile touches it.
+        GenGeoError: No tile touches the area.
     """
     stride = tile_m * (1 - overlap)
     lat, lon = cell_grids(area.boxes, tile_m, stride)
@@ -114,7 +120,7 @@ def area_cells(area: Area, tile_m: float, overlap: float) -> tuple[np.ndarray, n
 
 
 def estimate_source_tiles(grid: TileGrid, zoom: int, area: Area, tile_m: float) -> float:
-    """Estimated number of source tiles of a level that an area needs, from its square metres alone."""
+    """Estimated number of source tiles of a zoom level that an area needs, computed from its size in square metres."""
     bounds = area.bounds
     lat = (bounds.south + bounds.north) / 2
     lon = float(area.boxes[:, 2:].mean())
@@ -124,10 +130,16 @@ def estimate_source_tiles(grid: TileGrid, zoom: int, area: Area, tile_m: float) 
 
 
 def check_size(area: Area, estimate: float, limit: int, zoom: int) -> None:
-    """Refuse an area that needs more source tiles than allowed.
+    """Check that an area does not need more source tiles than allowed.
+
+    Args:
+        area: The area.
+        estimate: Estimated number of source tiles.
+        limit: Maximum number of source tiles.
+        zoom: Zoom level, for the message.
 
     Raises:
-        GenGeoError: The estimate is above the limit.
+        GenGeoError: The estimate exceeds the limit.
     """
     if estimate > limit:
         raise GenGeoError(
@@ -139,12 +151,15 @@ def check_size(area: Area, estimate: float, limit: int, zoom: int) -> None:
 def source_tile_indices(
     grid: TileGrid, level: Level, lat: np.ndarray, lon: np.ndarray, tile_m: float
 ) -> Iterator[np.ndarray]:
-    """Source tiles under tiles, in pieces: (column, row) as int64 of shape (n, 2); those of two pieces may repeat.
+    """Yield the source tiles that tiles need, in chunks.
 
     Args:
         grid, level: Grid and zoom level of the source tiles.
-        lat, lon: Centres in degrees, shape (tiles,).
+        lat, lon: Centres in degrees, (tiles,).
         tile_m: Side of a tile in metres.
+
+    Yields:
+        Column and row of source tiles, int64 (n, 2), unique within a chunk but not between chunks.
     """
     corner = tile_m / 2 * np.array([[-1, 1, -1, 1], [-1, -1, 1, 1]])
     for start in range(0, len(lat), CHUNK):
@@ -164,6 +179,7 @@ def source_tile_indices(
 
 
 def _on_level(indices: np.ndarray, level: Level, wraps: bool) -> np.ndarray:
+    """Indices that exist on a level; columns are taken modulo its width if the grid wraps around."""
     if wraps:
         indices[:, 0] %= level.columns
     inside = (indices >= 0).all(axis=1) & (indices[:, 0] < level.columns) & (indices[:, 1] < level.rows)
@@ -171,7 +187,7 @@ def _on_level(indices: np.ndarray, level: Level, wraps: bool) -> np.ndarray:
 
 
 def unique_indices(pieces: Sequence[np.ndarray] | Iterator[np.ndarray], level: Level) -> np.ndarray:
-    """The distinct indices of pieces, (n, 2)."""
+    """Unique indices of all chunks of `source_tile_indices`, int64 (n, 2)."""
     keys = np.zeros(0, np.int64)
     for piece in pieces:
         keys = np.union1d(keys, piece[:, 1] * level.columns + piece[:, 0])

@@ -1,4 +1,4 @@
-"""PMTiles archives by address: map tiles in one file, read in blocks through the imagery client."""
+"""PMTiles archives by address: map tiles in one file, which the imagery client reads in blocks."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,11 +22,12 @@ class PmTilesService:
 
     Args:
         address: HTTP or HTTPS address of the archive.
-        client: Fetches its blocks.
-        net: Cache and tile size.
+        client: Client that fetches blocks of the archive.
+        net: Options with cache and tile size.
 
     Raises:
-        GenGeoError: It is not a PMTiles archive, or holds vector tiles.
+        GenGeoError: The file is not a PMTiles archive, or holds vector tiles.
+        MissingExtraError: pmtiles is not installed.
     """
 
     kind = "PMTiles"
@@ -55,14 +56,14 @@ class PmTilesService:
         self.tile_kb = 20.0
 
     def fetch(self, client: ImageryClient, zoom: int, column: int, row: int) -> Answer:
-        """One tile, read through the client that the archive was opened with."""
+        """Read one tile, with the client that opened the archive."""
         with self._errors_in_one_line():
             content = self._reader.get(zoom, column, row)
         return Answer(404 if content is None else 200, content or b"", {}, self.name)
 
     @contextlib.contextmanager
     def _errors_in_one_line(self) -> Iterator[None]:
-        """Turn every error of the reader into one `GenGeoError` that names the archive."""
+        """Convert every error of the reader to a `GenGeoError` that names the archive."""
         try:
             yield
         except GenGeoError:
@@ -73,7 +74,7 @@ class PmTilesService:
 
 
 def open_pmtiles(address: str, options: TilingOptions) -> TileSource:
-    """Tiles of a PMTiles archive by address."""
+    """Open a PMTiles archive by address."""
     client = client_of(options, host_of(address))
     service = PmTilesService(address, client, options.net)
     return tiles_of(service, options, client)

@@ -1,7 +1,7 @@
-"""Raster files from untrusted sources: opened by the driver of their suffix only, and without network access.
+"""Opening of raster files from untrusted sources, by the driver of their suffix only and without network access.
 
-GDAL chooses a driver by the content of a file, and some formats (VRT and other descriptions in XML) name further files
-or addresses that it then reads. Therefore only the drivers of the suffix are tried, and the sources of a VRT must be
+GDAL chooses a driver by the content of a file, and some formats (VRT and other XML formats) name further files or
+addresses that GDAL then reads. Therefore only the drivers of the suffix are tried, and the sources of a VRT must be
 local rasters.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _TIFF, _JP2 = ("GTiff",), ("JP2OpenJPEG",)
 REMOTE_DRIVERS = _TIFF + _JP2  # formats that do not refer to other files
-DRIVERS = {  # of GDAL, by suffix
+DRIVERS = {  # GDAL drivers by suffix
     ".tif": _TIFF,
     ".tiff": _TIFF,
     ".gtiff": _TIFF,
@@ -52,8 +52,8 @@ STARTS = (  # first bytes of the files that a VRT may name
     b"BM",
 )
 NAMES = ("SourceFilename", "SourceDataset")  # elements of a VRT that name files
-LARGEST_VRT = 256_000_000  # bytes
-DEEPEST = 8  # VRTs in VRTs
+MAX_VRT_BYTES = 256_000_000
+MAX_DEPTH = 8  # of VRTs that name VRTs
 
 
 def open_raster(path: str) -> DatasetReader:
@@ -63,8 +63,8 @@ def open_raster(path: str) -> DatasetReader:
         path: Path of the file.
 
     Raises:
-        GenGeoError: Its suffix is not that of a known format, or it refers to something other than local rasters.
-        rasterio.errors.RasterioIOError: Its format is not that of its suffix, or it is damaged.
+        GenGeoError: The suffix is not that of a known format, or the file names sources other than local rasters.
+        rasterio.errors.RasterioIOError: The format differs from the suffix, or the file is damaged.
     """
     suffix = Path(path).suffix.lower()
     drivers = DRIVERS.get(suffix)
@@ -85,11 +85,11 @@ def open_with(drivers: Sequence[str], path: str, **options: Any) -> DatasetReade
 
     Args:
         drivers: Names of GDAL drivers.
-        path: What GDAL opens.
+        path: Path or name that GDAL opens.
         options: Further arguments of `rasterio.open`.
 
     Raises:
-        rasterio.errors.RasterioIOError: No driver accepts it.
+        rasterio.errors.RasterioIOError: No driver accepts the file.
     """
     import rasterio
 
@@ -100,15 +100,20 @@ def open_with(drivers: Sequence[str], path: str, **options: Any) -> DatasetReade
 
 
 def _check_vrt(path: Path, within: list[Path]) -> None:
-    """Refuse a VRT that names anything but local rasters.
+    """Check that a VRT names local rasters only.
+
+    Args:
+        path: Path of the VRT.
+        within: Resolved paths of the VRTs that lead to it.
 
     Raises:
-        GenGeoError: It names an address, a missing file, a file of another kind or itself, or is nested too deeply.
+        GenGeoError: The VRT names an address, a missing file, a file of another kind or itself, is nested too deeply,
+            or is too large.
     """
-    if path.resolve() in within or len(within) >= DEEPEST:
-        raise GenGeoError(f"{path} names itself, or VRTs nested deeper than {DEEPEST}")
-    if path.stat().st_size > LARGEST_VRT:
-        raise GenGeoError(f"{path} has more than {LARGEST_VRT / 1e6:.0f} MB, too many for a VRT")
+    if path.resolve() in within or len(within) >= MAX_DEPTH:
+        raise GenGeoError(f"{path} names itself, or VRTs nested deeper than {MAX_DEPTH}")
+    if path.stat().st_size > MAX_VRT_BYTES:
+        raise GenGeoError(f"{path} has more than {MAX_VRT_BYTES / 1e6:.0f} MB, too many for a VRT")
     try:
         for _, element in xml.etree.ElementTree.iterparse(path):  # expat limits the expansion of entities
             texts = [element.text or "", *element.attrib.values()]
@@ -122,7 +127,7 @@ def _check_vrt(path: Path, within: list[Path]) -> None:
 
 
 def _check_source(vrt: Path, element: xml.etree.ElementTree.Element, within: list[Path]) -> None:
-    """Check one file that a VRT names."""
+    """Check one source that a VRT names."""
     name = (element.text or "").strip()
     beside = element.get("relativeToVRT", element.get("relativetoVRT", "0")) == "1"
     source = vrt.parent / name if beside else Path(name)
@@ -137,10 +142,10 @@ def _check_source(vrt: Path, element: xml.etree.ElementTree.Element, within: lis
 
 
 def _check_geopackage(path: str) -> None:
-    """Refuse a GeoPackage whose contents are views: the query of a view may never end, and GDAL cannot stop it.
+    """Check that the contents of a GeoPackage are not views, whose queries may never end and cannot be stopped.
 
     Raises:
-        GenGeoError: It has such views, or is not a GeoPackage.
+        GenGeoError: The contents are views, or the file is not a GeoPackage.
     """
     statement = (
         "SELECT name FROM sqlite_master WHERE type = 'view' AND name IN (SELECT table_name FROM gpkg_contents) LIMIT 1"

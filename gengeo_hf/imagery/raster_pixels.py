@@ -1,4 +1,4 @@
-"""Rendering of raster values as 8-bit RGB: choice of bands and value range, and the mask of pixels without data."""
+"""Rendering of raster values as 8-bit RGB: bands, range of values, and mask of pixels without data."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,25 +10,25 @@ from gengeo_hf.common.errors import GenGeoError
 if TYPE_CHECKING:
     from rasterio.io import DatasetReader
 
-LEVELS = 21  # quantiles kept of each file
-# Values that programs write where there is no data, also without declaring them.
+LEVELS = 21  # number of quantiles of each file
+# Values that programs write for missing data, often without declaring them.
 SENTINELS = (-9999.0, -32767.0, -32768.0, -99999.0, float(np.finfo(np.float32).min), float(np.finfo(np.float64).min))
 CORNER = 256  # side in pixels of the corners of a file that are searched for a fill colour
-LEAST_FILL, LEAST_FILL_PIXELS = 0.005, 32  # a solid area at a corner counts from this share and number of pixels on
+MIN_FILL, MIN_FILL_PIXELS = 0.005, 32  # minimum share and number of pixels of a uniform area at a corner
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """How one file is rendered as RGB.
+    """Rendering of one file as RGB.
 
     Args:
         bands: One band (grey or palette) or three (red, green, blue), counted from 1.
         low, high: Values that become 0 and 255.
-        palette: (256, 3) uint8 colours of a palette raster.
-        alpha: Band that masks the others, counted from 1.
-        nodata: Value of pixels without data.
+        palette: Colours of a palette raster, uint8 (256, 3); None for other rasters.
+        alpha: Band that masks the others, counted from 1; None without one.
+        nodata: Declared value of pixels without data; None without one.
         levels: Quantiles of the values of a file deeper than 8 bits, from 1 to 99 %; empty for 8 bits.
-        fills: Colours that mean "no data" although the file does not declare them, one value for each of `bands`.
+        fills: Undeclared colours of pixels without data, each with one value for each of `bands`.
     """
 
     bands: tuple[int, ...]
@@ -41,7 +41,7 @@ class Rendering:
     fills: tuple[tuple[float, ...], ...] = ()
 
     def to_rgb(self, bands: np.ndarray) -> np.ndarray:
-        """Bands (n, height, width) of any number type to RGB (height, width, 3) uint8."""
+        """Convert bands (n, height, width) of any dtype to RGB (height, width, 3) uint8."""
         if self.palette is not None:
             return self.palette[bands[0].astype(np.uint8)]
         if bands.dtype != np.uint8 or (self.low, self.high) != (0.0, 255.0):
@@ -54,8 +54,9 @@ def rendering_of(dataset: "DatasetReader", nodata: float | None = None) -> Rende
     """Choose the rendering of a file by its header and a coarse sample of its pixels.
 
     Args:
-        dataset: The file.
-        nodata: Value of pixels without data, as the user states it; None takes only what the file states and shows.
+        dataset: Opened file.
+        nodata: Value of pixels without data that the user states, in addition to declared and detected ones; None for
+            none.
 
     Raises:
         GenGeoError: The file has two bands, or complex values.
@@ -76,7 +77,7 @@ def rendering_of(dataset: "DatasetReader", nodata: float | None = None) -> Rende
     if dataset.count == 2 and alpha is None:
         raise GenGeoError(f"{dataset.name} has two bands; one (grey), three (RGB) or more (RGB and NIR) are expected")
     if alpha is not None and not _is_mask(dataset, alpha):
-        alpha = None  # NAIP's near infrared is the fourth band, and GDAL calls every fourth band alpha
+        alpha = None  # GDAL takes every fourth band for alpha, but in NAIP it is near infrared
     fills = _corner_fills(dataset, bands)
     if nodata is not None:
         fills = (*fills, (float(nodata),) * len(bands))
@@ -86,10 +87,19 @@ def rendering_of(dataset: "DatasetReader", nodata: float | None = None) -> Rende
 
 
 def no_data_mask(dataset: "DatasetReader", rendering: Rendering, bands: np.ndarray, window: Any) -> np.ndarray:
-    """Mask (height, width) uint8, 255 where there is data.
+    """Mask of pixels with data.
 
-    Pixels without data are those of the file's nodata value, mask or alpha band; in a file without these, pixels that
-    are exactly zero in every band; NaN and values such as -9999; and areas of the colour that fills the file's corners.
+    Pixels without data are those of the file's nodata value, mask or alpha band (in a file without these, pixels that
+    are exactly zero in every band), NaN and values such as -9999, and uniform areas of a fill colour.
+
+    Args:
+        dataset: Opened file.
+        rendering: Rendering of the file.
+        bands: Values of the window, (n, height, width).
+        window: Window of the file that was read.
+
+    Returns:
+        uint8 (height, width), 255 for pixels with data and 0 for others.
     """
     mask = _declared_mask(dataset, rendering, bands, window)
     if bands.dtype.kind == "f":
@@ -97,12 +107,12 @@ def no_data_mask(dataset: "DatasetReader", rendering: Rendering, bands: np.ndarr
     if bands.dtype.kind in "fi":
         mask[np.isin(bands, SENTINELS).all(axis=0)] = 0
     for fill in rendering.fills:
-        mask[_solid(bands, fill)] = 0
+        mask[_uniform_areas(bands, fill)] = 0
     return mask
 
 
 def _declared_mask(dataset: "DatasetReader", rendering: Rendering, bands: np.ndarray, window: Any) -> np.ndarray:
-    """The mask that the file declares; if it declares none, 0 where all bands are exactly zero."""
+    """The mask that the file declares; without one, 0 for pixels that are exactly zero in all bands."""
     from rasterio.enums import MaskFlags
 
     shape = bands.shape[1:]
@@ -118,22 +128,22 @@ def _declared_mask(dataset: "DatasetReader", rendering: Rendering, bands: np.nda
 
 
 def _sample(dataset: "DatasetReader", bands: tuple[int, ...]) -> np.ndarray:
-    """A coarse sample of bands, at most 512 x 512."""
+    """A coarse sample of bands, at most 512 x 512 pixels."""
     shape = (len(bands), min(dataset.height, 512), min(dataset.width, 512))
     return dataset.read(list(bands), out_shape=shape)
 
 
 def _is_mask(dataset: "DatasetReader", band: int) -> bool:
-    """Whether a band holds only the two ends of its range, as a mask does and near infrared does not."""
+    """Whether a band holds only the two extremes of its range, as a mask does and near infrared does not."""
     values = np.unique(_sample(dataset, (band,)))
     top = np.iinfo(values.dtype).max if values.dtype.kind in "ui" else 1
     return bool(np.isin(values, [0, 1, 255, top]).all())
 
 
 def _corner_fills(dataset: "DatasetReader", bands: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
-    """Colours of solid black or white areas at the corners of a file; exact zeros need no detection.
+    """Colours of uniform black or white areas at the corners of a file, except exact zeros.
 
-    Only the corners are read, at full resolution: sampling a file without overviews would read all of it.
+    Only the corners are read, at full resolution: sampling a file without overviews would read the whole file.
     """
     from rasterio.errors import RasterioError
     from rasterio.windows import Window
@@ -145,32 +155,32 @@ def _corner_fills(dataset: "DatasetReader", bands: tuple[int, ...]) -> tuple[tup
         window = Window(-column * (dataset.width - width), -row * (dataset.height - height), width, height)
         try:
             corner = dataset.read(list(bands), window=window)
-        except RasterioError:  # a damaged block is detected again, and counted, when tiles are read
+        except RasterioError:  # a damaged block is reported when tiles are read
             continue
         colour = corner[:, row, column].astype(np.float64)
         top = np.iinfo(corner.dtype).max - 1 if corner.dtype.kind in "ui" else np.inf
         if not np.isfinite(colour).all() or np.ptp(colour) or not (0 < colour[0] <= 1 or colour[0] >= top):
-            continue  # only black and white: areas of another colour may be imagery
+            continue  # uniform areas of other colours may be imagery
         areas, _ = label((corner == corner[:, row, column][:, None, None]).all(axis=0))
-        if (areas == areas[row, column]).sum() >= max(LEAST_FILL_PIXELS, LEAST_FILL * height * width):
+        if (areas == areas[row, column]).sum() >= max(MIN_FILL_PIXELS, MIN_FILL * height * width):
             fills[tuple(colour.tolist())] = None
     return tuple(fills)
 
 
-def _solid(bands: np.ndarray, fill: tuple[float, ...]) -> np.ndarray:
-    """Areas of one colour that are at least 5 pixels wide, and one pixel around them, bool (height, width)."""
+def _uniform_areas(bands: np.ndarray, fill: tuple[float, ...]) -> np.ndarray:
+    """Areas of one colour that are at least 5 pixels wide, and mixed pixels around them, bool (height, width)."""
     from scipy.ndimage import binary_dilation, binary_opening
 
     same = (bands == np.array(fill, dtype=np.float64)[:, None, None]).all(axis=0)
     if not same.any():
         return same
-    # The border counts as filled, so that an area that extends beyond the window counts as solid.
+    # The edge is repeated, so that an area that extends beyond the window is wide enough.
     padded = binary_opening(np.pad(same, 5, mode="edge"), np.ones((5, 5)))[5:-5, 5:-5]
     return np.asarray(binary_dilation(padded, np.ones((3, 3))) & (padded | _near(bands, fill)))
 
 
 def _near(bands: np.ndarray, fill: tuple[float, ...]) -> np.ndarray:
-    """Pixels that interpolation has mixed with the fill: nearer to it than to the other values of the window."""
+    """Pixels that interpolation mixed with the fill: nearer to it than to the other values of the window."""
     apart = np.abs(bands.astype(np.float64) - np.array(fill)[:, None, None]).max(axis=0)
     return apart < max(1.0, 0.5 * float(np.ptp(bands)))
 
@@ -178,7 +188,7 @@ def _near(bands: np.ndarray, fill: tuple[float, ...]) -> np.ndarray:
 def _levels(
     dataset: "DatasetReader", bands: tuple[int, ...], fills: tuple[tuple[float, ...], ...]
 ) -> tuple[float, ...]:
-    """Quantiles from the 1st to the 99th percentile of the whole file; empty for 8 bits, which are not stretched."""
+    """Quantiles from the 1st to the 99th percentile of the file; empty for 8 bits, which are not stretched."""
     if dataset.dtypes[bands[0] - 1] == "uint8":
         return ()
     values = _sample(dataset, bands).astype(np.float64)

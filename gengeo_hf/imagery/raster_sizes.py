@@ -1,4 +1,4 @@
-"""Rasters cropped into tiles of one or several ground sizes around the same centres."""
+"""Tiles of one or several ground sizes, cropped from rasters around the same centres."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +19,10 @@ class SeveralRasterSizes:
         paths: Raster files.
         sizes: Sides of a tile in metres on the ground.
         overlap: Share of the smallest tile that its neighbour repeats.
-        options: As `RasterTiles`.
+        options: Further arguments of `RasterTiles`.
 
     Raises:
-        GenGeoError: As `RasterTiles`.
+        GenGeoError: See `RasterTiles`.
     """
 
     def __init__(self, paths: Sequence[str | Path], sizes: Sequence[float], overlap: float, **options: Any) -> None:
@@ -37,10 +37,10 @@ class SeveralRasterSizes:
         self.table, self._part, self._row = _by_cell(self._parts)
 
     def read(self, row: int) -> Image.Image | None:
-        """Pixels of one tile; None where too much of it holds no data.
+        """Read one tile, None if too much of it has no data.
 
         Raises:
-            GenGeoError: A file cannot be read there.
+            GenGeoError: A file cannot be read at the tile.
         """
         return self._parts[int(self._part[row])].read(int(self._row[row]))
 
@@ -56,12 +56,12 @@ def open_rasters(
 
     Args:
         paths: Raster files.
-        options: How they are cropped.
-        dates: Further (pattern, date) pairs, after those of the options.
-        open_dataset: As `RasterTiles`.
+        options: Options of tiling.
+        dates: Further pairs of pattern and date, after those of the options.
+        open_dataset: See `RasterTiles`.
 
     Raises:
-        GenGeoError: As `RasterTiles`.
+        GenGeoError: See `RasterTiles`.
     """
     cropping: dict[str, Any] = {
         "pixels": options.pixels,
@@ -78,7 +78,7 @@ def open_rasters(
 
 
 def _by_cell(parts: Sequence[RasterTiles]) -> tuple[pa.Table, np.ndarray, np.ndarray]:
-    """The tiles of all sizes, grouped by centre with the smallest first; and of each its part and its row in it."""
+    """Table of the tiles of all sizes, grouped by centre with the smallest first; part and row in it of each tile."""
     first = parts[0].table
     cell_of = {centre: cell for cell, centre in enumerate(zip(*_centres(first), strict=True))}
     cells = np.concatenate([[cell_of[centre] for centre in zip(*_centres(part.table), strict=True)] for part in parts])
@@ -90,5 +90,5 @@ def _by_cell(parts: Sequence[RasterTiles]) -> tuple[pa.Table, np.ndarray, np.nda
 
 
 def _centres(table: pa.Table) -> tuple[list[float], list[float]]:
-    """Latitudes and longitudes in degrees."""
+    """Latitudes and longitudes of the tiles in degrees."""
     return table["lat"].to_pylist(), table["lon"].to_pylist()

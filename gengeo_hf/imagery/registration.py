@@ -1,6 +1,6 @@
-"""Check the georeference of imagery: the order of rows and columns, and a shift against other imagery.
+"""Checks of the georeference of imagery: the order of rows and columns, and a shift against other imagery.
 
-Both are measured from the images and reported with the option that corrects them; nothing is corrected automatically.
+Both are measured from the images, and reported with the option that corrects them. Nothing is corrected automatically.
 """
 
 from dataclasses import dataclass
@@ -15,33 +15,33 @@ from gengeo_hf.common.geo import metres_per_degree
 if TYPE_CHECKING:
     from gengeo_hf.imagery.tiles import TileSource
 
-# Least correlation of a tile with a quarter of its parent, and its least lead over the expected quarter.
-ALIKE, MARGIN = 0.7, 0.3
-SIDE = 128  # pixels at which a tile is compared with its parent
-TILES = 12  # compared to measure a shift
-LEAST_PEAK = 2.0  # times the next peak; below it the two sources do not show the same ground clearly enough
-SHIFT_ROOM = 0.35  # of a tile's side, the largest shift that is measured
+# Minimum correlation of a tile with a quarter of its parent, and its minimum lead over that of the expected quarter.
+MIN_CORRELATION, MARGIN = 0.7, 0.3
+SIDE = 128  # side in pixels at which a tile is compared with its parent
+TILES = 12  # number of tiles that are compared to measure a shift
+MIN_PEAK_RATIO = 2.0  # minimum ratio of the correlation's peak to the next one of a meaningful shift
+MAX_SHIFT = 0.35  # maximum shift that is measured, as a share of a tile's side
 
 
 def wrong_order(tile: np.ndarray, parent: np.ndarray, column: int, row: int) -> str:
     """Detect rows or columns that the server numbers in another order, from a tile and its parent tile.
 
     A tile shows the same ground as one quarter of its parent, the tile of the next coarser zoom level. The parities of
-    its column and row say which quarter. If it is another quarter, the server numbers tiles in another order.
+    its column and row determine the quarter. If another quarter matches, the server numbers tiles in another order.
 
     Args:
         tile: RGB of a source tile, (side, side, 3).
         parent: RGB of the tile at half the column and row of the coarser level.
-        column, row: Of the tile; one of them odd and the other even, so that all wrong orders differ.
+        column, row: Indices of the tile; one is odd and the other even, so that all wrong orders can be distinguished.
 
     Returns:
-        The correction, in words; empty where the order is right, or cannot be determined.
+        Text with the correction; "" if the order is right or cannot be determined.
     """
     small, coarse = _grey(tile, SIDE), _grey(parent, 2 * SIDE)
     quarters = {(x, y): coarse[y * SIDE : (y + 1) * SIDE, x * SIDE : (x + 1) * SIDE] for x in (0, 1) for y in (0, 1)}
-    alike = {corner: _correlation(small, quarter) for corner, quarter in quarters.items()}
-    expected, best = (column % 2, row % 2), max(alike, key=lambda corner: alike[corner])
-    if best == expected or alike[best] < ALIKE or alike[best] - alike[expected] < MARGIN:
+    found = {corner: _correlation(small, quarter) for corner, quarter in quarters.items()}
+    expected, best = (column % 2, row % 2), max(found, key=lambda corner: found[corner])
+    if best == expected or found[best] < MIN_CORRELATION or found[best] - found[expected] < MARGIN:
         return ""
     if best == (column % 2, 1 - row % 2):
         return "rows are counted from the other side: add --tms, or write {-y} instead of {y} (or leave them out)"
@@ -56,7 +56,7 @@ class Shift:
 
     Args:
         east_m, north_m: Metres from the position of a feature in the reference to its position in this imagery.
-        peak: Ratio of the correlation's peak to the next one; below `LEAST_PEAK` the shift is not meaningful.
+        peak: Ratio of the correlation's peak to the next one; below `MIN_PEAK_RATIO` the shift is not meaningful.
         tiles: Number of compared tiles.
     """
 
@@ -68,11 +68,11 @@ class Shift:
     @property
     def is_clear(self) -> bool:
         """Whether the shift is meaningful."""
-        return self.peak >= LEAST_PEAK
+        return self.peak >= MIN_PEAK_RATIO
 
     def __str__(self) -> str:
         if not self.is_clear:
-            return f"shift:       not clear from {self.tiles} tiles: the two do not look alike enough"
+            return f"shift:       not clear from {self.tiles} tiles: the two sources are not similar enough"
         found = (
             f"shift:       {self.east_m:+.1f} m east, {self.north_m:+.1f} m north of the reference ({self.tiles} tiles)"
         )
@@ -85,7 +85,8 @@ def measure_shift(source: "TileSource", reference: "TileSource") -> Shift:
     """Shift of imagery against other imagery, by phase correlation (Kuglin and Hines 1975) of tiles with equal centres.
 
     Args:
-        source, reference: Sources with common tile ids, as two sources have that share area and tile size.
+        source: Imagery whose shift is measured.
+        reference: Imagery with the same tile ids, as it has with the same area and tile size.
 
     Raises:
         GenGeoError: No common tile can be read from both.
@@ -111,6 +112,7 @@ def measure_shift(source: "TileSource", reference: "TileSource") -> Shift:
 
 
 def _readable(source: "TileSource", row: int) -> Image.Image | None:
+    """A tile, None if it cannot be read."""
     try:
         return source.read(row)
     except GenGeoError:
@@ -118,24 +120,26 @@ def _readable(source: "TileSource", row: int) -> Image.Image | None:
 
 
 def _height_m(source: "TileSource", row: int) -> float:
+    """Height of a tile in metres on the ground."""
     tiles = source.table
     degrees = tiles["north"][row].as_py() - tiles["south"][row].as_py()
     return float(degrees) * float(metres_per_degree(tiles["lat"][row].as_py())[0])
 
 
 def _grey(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Brightness at (side, side), float."""
+    """Brightness resized to (side, side), float64."""
     image = Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.BOX)
     return np.asarray(image, dtype=np.float64)
 
 
 def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    """Pearson correlation of two images of equal shape."""
     one, other = one - one.mean(), other - other.mean()
     return float((one * other).sum() / max(1e-9, np.sqrt((one**2).sum() * (other**2).sum())))
 
 
 def _phase_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Phase correlation (side, side): the offset of its peak from the centre is the shift of `one` against `other`."""
+    """Phase correlation (side, side). The offset of its peak from the centre is the shift of `one` against `other`."""
     window = np.hanning(len(one))[:, None] * np.hanning(len(one))[None]
     spectra = [np.fft.rfft2((image - image.mean()) * window) for image in (one, other)]
     product = spectra[0] * np.conj(spectra[1])
@@ -143,8 +147,8 @@ def _phase_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _peak(surface: np.ndarray) -> tuple[float, float, float]:
-    """Pixels to the right and down of the peak, with subpixel accuracy, and the ratio of the peak to the next one."""
-    middle, room = len(surface) // 2, int(SHIFT_ROOM * len(surface))
+    """Offset of the peak in pixels to the right and down, with subpixel accuracy; ratio of the peak to the next one."""
+    middle, room = len(surface) // 2, int(MAX_SHIFT * len(surface))
     near = surface[middle - room : middle + room + 1, middle - room : middle + room + 1]
     y, x = np.unravel_index(int(np.argmax(near)), near.shape)
     box = near[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3]

@@ -1,4 +1,4 @@
-"""Choose the reader of an imagery source by the kind of the file, directory or address."""
+"""Choice of the reader of imagery by the kind of the file, directory or address."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
 
     Args:
         source: Path, address, template, `KIND:address` or `hf:owner/name`.
-        options: How it is cropped into tiles; None takes the defaults.
+        options: Options of tiling; None takes the defaults.
 
     Raises:
         GenGeoError: There is nothing at the path, or it is not imagery of a known kind.
@@ -42,15 +42,14 @@ def open_imagery(source: str | Path, options: TilingOptions | None = None) -> Ti
     tiles.rights = options.net.rights.or_else(everywhere).or_else(getattr(tiles, "rights", Rights()))
     if len(options.tile_sizes) > 1 and not hasattr(tiles, "tile_sizes"):
         raise GenGeoError(
-            f"{source} has tiles of its own size: several ground sizes (--tile) can be cut from rasters and from "
-            "imagery by address"
+            f"{source} has tiles of its own size: several ground sizes (--tile) need rasters or imagery by address"
         )
     found: TileSource = tiles
     return found
 
 
 def _open_local(source: str | Path, options: TilingOptions) -> TileSource:
-    """Imagery on disk, or a data set on the Hub."""
+    """Open imagery on disk, or a data set on the Hub."""
     if str(source).startswith(HUB):
         return hub_tiles(str(source).removeprefix(HUB))
     path = Path(source)
@@ -63,7 +62,7 @@ def _open_local(source: str | Path, options: TilingOptions) -> TileSource:
         if suffix in TABLE_SUFFIXES:
             return _table(path, options)
         if suffix == ".mbtiles":
-            return _inside(MbTiles(path, options.zoom, options.north_rows, **_content(options)), options)
+            return _check_area(MbTiles(path, options.zoom, options.north_rows, **_content(options)), options)
         return open_rasters([path], options)
     if (path / "dataset_info.json").is_file() or (path / "gallery" / "dataset_info.json").is_file():
         return _saved_dataset(path)
@@ -74,7 +73,7 @@ def _open_local(source: str | Path, options: TilingOptions) -> TileSource:
         return _table(path, options)
     if holds_tiles(path):
         tiles = XyzTiles(path, options.zoom, options.tms, options.tile_order, **_content(options))
-        return _inside(tiles, options)
+        return _check_area(tiles, options)
     rasters = sorted(child for child in path.rglob("*") if child.suffix.lower() in RASTER_SUFFIXES)
     if not rasters:
         raise GenGeoError(
@@ -85,7 +84,7 @@ def _open_local(source: str | Path, options: TilingOptions) -> TileSource:
 
 
 def _content(options: TilingOptions) -> dict[str, Any]:
-    """Arguments of the readers of map tiles: which tiles are left out by their content."""
+    """Arguments of the readers of map tiles that leave out tiles by their content."""
     return {
         "leave_out_repeated": options.leave_out_repeated,
         "max_empty": options.max_empty,
@@ -93,8 +92,11 @@ def _content(options: TilingOptions) -> dict[str, Any]:
     }
 
 
-def _inside(tiles: MbTiles | XyzTiles, options: TilingOptions) -> MbTiles | XyzTiles:
-    """The tiles, checked against the area: all tiles outside of it mean that columns and rows are read wrongly.
+def _check_area(tiles: MbTiles | XyzTiles, options: TilingOptions) -> MbTiles | XyzTiles:
+    """Check that some tiles touch the area; if none does, columns and rows were probably read in a wrong order.
+
+    Returns:
+        `tiles`, unchanged.
 
     Raises:
         GenGeoError: No tile touches the area.
@@ -115,7 +117,7 @@ def _table(path: Path, options: TilingOptions) -> TableTiles:
 
 
 def _saved_dataset(path: Path) -> TileSource:
-    """A directory of `Dataset.save_to_disk`, or one that holds such a directory named `gallery`."""
+    """Open a directory of `Dataset.save_to_disk`, or one that holds such a directory named `gallery`."""
     import datasets
 
     from gengeo_hf.imagery.dataset import DatasetTiles

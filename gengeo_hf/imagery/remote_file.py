@@ -1,7 +1,7 @@
-"""Files by address, read in blocks by HTTP range requests through the imagery client; blocks are kept on disk.
+"""Files by address, which the imagery client reads in blocks by HTTP range requests; blocks are cached on disk.
 
-GDAL reads COGs through these objects (rasterio's `opener`), so that it opens no socket itself and all rules of the
-client hold. A file that changes on the server between two blocks is detected and refused.
+GDAL reads COGs through these objects (rasterio's `opener`), so that it opens no connections itself and all limits of
+the client apply. A file that changes on the server between two requests is detected and refused.
 """
 
 import threading
@@ -13,16 +13,16 @@ from gengeo_hf.imagery.tile_cache import TileCache
 
 BLOCK = 128 << 10  # bytes
 MEMORY_BLOCKS = 128
-MAX_BLOCKS = 64  # in one request
+MAX_BLOCKS = 64  # blocks in one request
 
 
 class RemoteFile:
-    """One file by address. Safe for threads; each reader of `open` has its own position.
+    """One file by address. Safe for threads; each reader from `open` has its own position.
 
     Args:
-        client: Fetches the blocks.
+        client: Client that fetches the blocks.
         address: HTTP or HTTPS address of the file.
-        cache: Keeps the blocks on disk.
+        cache: Cache of the blocks on disk.
 
     Raises:
         GenGeoError: The file does not exist, or the server does not support range requests.
@@ -32,7 +32,7 @@ class RemoteFile:
         self._client, self._address, self._cache = client, address, cache
         self._lock = threading.Lock()
         self._memory: OrderedDict[int, bytes] = OrderedDict()
-        self.problem: GenGeoError | None = None  # the last one: GDAL hides exceptions of the file objects it reads
+        self.problem: GenGeoError | None = None  # last error, since GDAL hides exceptions of file objects
         self.size, self._etag = self._size_and_etag()
 
     def open(self) -> "RemoteReader":
@@ -40,10 +40,10 @@ class RemoteFile:
         return RemoteReader(self)
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Bytes from an offset; fewer at the end of the file.
+        """Read `length` bytes from an offset; fewer at the end of the file.
 
         Raises:
-            GenGeoError: They cannot be fetched.
+            GenGeoError: The bytes cannot be fetched.
         """
         end = min(offset + length, self.size)
         if end <= offset:
@@ -59,7 +59,7 @@ class RemoteFile:
         return content[offset - first * BLOCK : end - first * BLOCK]
 
     def _size_and_etag(self) -> tuple[int, str]:
-        """Size in bytes and entity tag, from the cache or from the answer with the first block."""
+        """Size in bytes and entity tag, from the cache or from the response with the first block."""
         known = self._cache.get(0, 0, 0)
         if known is not None:
             size, _, etag = known.decode("utf-8", "replace").partition(" ")
@@ -73,7 +73,7 @@ class RemoteFile:
         if answer.status != 206 or not total.isdigit():
             raise ServerError(
                 f"{answer.address} cannot be read in parts, because the server does not support range requests: "
-                "download the file, and give it as the source"
+                "download the file, and use it as the source"
             )
         etag = answer.headers.get("etag", "")
         etag = "" if etag.startswith("W/") else etag or answer.headers.get("last-modified", "")
@@ -82,6 +82,7 @@ class RemoteFile:
         return int(total), etag
 
     def _block(self, number: int, last: int) -> bytes:
+        """One block, from memory, the cache or the server; `last` is the last block that will be needed."""
         if number in self._memory:
             self._memory.move_to_end(number)
             return self._memory[number]
@@ -96,7 +97,7 @@ class RemoteFile:
         return min(BLOCK, self.size - number * BLOCK)
 
     def _fetch(self, number: int, last: int) -> None:
-        """Fetch a block, and in the same request those after it up to `last` or the next one that is cached."""
+        """Fetch a block and, in the same request, the following ones up to `last` or to the next cached one."""
         stop = number
         while stop < min(last, number + MAX_BLOCKS - 1) and not self._cache.has(1, (stop + 1) // 1000, stop + 1):
             stop += 1
@@ -110,10 +111,11 @@ class RemoteFile:
             self._keep(block, content)
 
     def _check(self, answer: Answer, start: int, end: int) -> None:
+        """Raise an error if a response is not the requested range of bytes."""
         stated = answer.headers.get("content-range", "").removeprefix("bytes ").partition("/")[0].strip()
         if answer.status != 206 or stated != f"{start}-{end - 1}" or len(answer.content) != end - start:
             raise ServerError(
-                f"{answer.address} sent another part than requested, so the file may have changed: remove "
+                f"{answer.address} sent another range than requested, so the file may have changed: remove "
                 f"{self._cache.directory} and run the same command again"
             )
 
@@ -147,7 +149,7 @@ class RemoteReader:
 
     @property
     def size(self) -> int:
-        """Bytes of the file."""
+        """Size of the file in bytes."""
         return self._file.size
 
     def seekable(self) -> bool:

@@ -1,6 +1,6 @@
 """Rasters by address: one COG, the items of a STAC search, or the images of OpenAerialMap.
 
-The files are read in blocks through the imagery client, and cropped by the reader of local rasters.
+The imagery client reads the files in blocks, and the reader of local rasters crops them.
 """
 
 import json
@@ -31,14 +31,19 @@ if TYPE_CHECKING:
 
 MAX_FILES = 200
 OAM = "https://api.openaerialmap.org"
-OAM_PAGE = 100  # images in one answer of OpenAerialMap
-MAX_CELLS = 200_000  # tiles of one size in an area
-ASSET_KEYS = ("visual", "image", "ortho", "rgb", "cog", "data")  # preferred ones of a STAC item
+OAM_PAGE = 100  # images in one response of OpenAerialMap
+MAX_CELLS = 200_000  # maximum number of tiles of one size in an area
+ASSET_KEYS = ("visual", "image", "ortho", "rgb", "cog", "data")  # preferred assets of a STAC item
 
 
 @dataclass(frozen=True)
 class RemoteRaster:
-    """A raster by address, and the rights that are stated for it."""
+    """A raster by address.
+
+    Args:
+        address: HTTP or HTTPS address.
+        rights: Rights that the catalogue states for it.
+    """
 
     address: str
     rights: Rights = field(default_factory=Rights)
@@ -48,10 +53,10 @@ class RemoteRasters:
     """Tiles cropped from rasters by address.
 
     Args:
-        name: What messages and the index call the source; without secrets.
-        rasters: The files. Where they overlap, the newest one that holds data is used, else the one named last.
-        client: Fetches them.
-        options: How they are tiled.
+        name: Name of the source in messages and in the index, without secrets.
+        rasters: Files. Where they overlap, the newest one with data is used or, with equal dates, the one named last.
+        client: Client that fetches their blocks.
+        options: Options of tiling.
 
     Raises:
         GenGeoError: A file cannot be read, no file covers the area, or the area is too large.
@@ -73,11 +78,11 @@ class RemoteRasters:
         self.table, self.rendering = self._tiles.table, f"{name} {self._tiles.rendering}"
 
     def read(self, row: int) -> Image.Image | None:
-        """Pixels of one tile; None where too much of it holds no data.
+        """Read one tile, None if too much of it has no data.
 
         Raises:
-            GenGeoError: A file cannot be read there.
-            ImageryStoppedError: The server does not answer any more.
+            GenGeoError: A file cannot be read at the tile.
+            ImageryStoppedError: The server does not respond any more.
         """
         try:
             return self._tiles.read(row)
@@ -89,7 +94,7 @@ class RemoteRasters:
             raise
 
     def plan(self) -> ImageryPlan:
-        """Tiles, requests, megabytes and minutes, from the sizes of the files."""
+        """Estimate tiles, requests, megabytes and minutes from the sizes of the files."""
         share = self._share_needed()
         size = sum(file.size for file in self._files.values()) * share
         requests = max(len(self._files), round(size / BLOCK / 4))  # neighbouring blocks are fetched in one request
@@ -111,10 +116,13 @@ class RemoteRasters:
         )
 
     def prepare(self) -> str:
-        """Read one tile in the middle, so that unreadable files are found before the work begins.
+        """Read one tile from the middle of the table, so that unreadable files are found before the work begins.
+
+        Returns:
+            "": there is no note for the user.
 
         Raises:
-            ImageryStoppedError: It cannot be read.
+            ImageryStoppedError: The tile cannot be read.
         """
         try:
             self.read(self.table.num_rows // 2)
@@ -123,11 +131,11 @@ class RemoteRasters:
         return ""
 
     def summary(self) -> str:
-        """Requests and megabytes of this run."""
+        """Requests and megabytes of this run, as text."""
         return f"{self._client.requests:,} requests, {self._client.bytes_received / 1e6:,.1f} MB"
 
     def _share_needed(self) -> float:
-        """About the share of the files' bytes that the tiles need."""
+        """Estimated share of the files' bytes that the tiles need."""
         if self._options.area is None:
             return 1.0
         cells = self.table.num_rows / len(self.tile_sizes)
@@ -136,6 +144,7 @@ class RemoteRasters:
         return min(1.0, 1.3 * covered / max(total, 1.0))
 
     def _ground_m2(self, path: str) -> float:
+        """Area of a file on the ground in square metres."""
         from rasterio.warp import transform_bounds
 
         from gengeo_hf.common.geo import Bounds, size_of
@@ -147,7 +156,7 @@ class RemoteRasters:
     def _open(self, path: str) -> "DatasetReader":
         def opener(name: str, mode: str = "rb", **_: Any) -> RemoteReader:
             if name != path or mode not in ("r", "rb"):
-                raise FileNotFoundError(name)  # GDAL looks for files beside it, which are not there
+                raise FileNotFoundError(name)  # GDAL also looks for sidecar files, which do not exist
             return self._files[path].open()
 
         try:
@@ -159,10 +168,10 @@ class RemoteRasters:
 
 
 def _check_size(options: TilingOptions) -> None:
-    """Refuse an area with more than `MAX_CELLS` tiles of the smallest size.
+    """Check that an area does not have too many tiles of the smallest size.
 
     Raises:
-        GenGeoError: It has.
+        GenGeoError: The estimate exceeds `MAX_CELLS` and ten times `max_tiles`.
     """
     if options.area is None:
         return
@@ -176,7 +185,7 @@ def _check_size(options: TilingOptions) -> None:
 
 
 def _remote_file(raster: RemoteRaster, client: ImageryClient, options: TilingOptions) -> RemoteFile:
-    """A raster, opened for reading in blocks that are kept in the cache."""
+    """A raster, opened for reading in blocks, which are cached."""
     root = Path(options.net.cache) if options.net.cache else None
     shown = redact(raster.address)
     cache = TileCache(root, shown, host_of(raster.address), options.net.cache_limit_mb)
@@ -186,14 +195,14 @@ def _remote_file(raster: RemoteRaster, client: ImageryClient, options: TilingOpt
 
 
 def open_cog(address: str, options: TilingOptions) -> TileSource:
-    """One GeoTIFF by address."""
+    """Open one GeoTIFF by address."""
     name = redact(address)
     check_rights(name, options)
     return RemoteRasters(name, [RemoteRaster(address)], client_of(options, host_of(address)), options)
 
 
 def open_stac(address: str, options: TilingOptions) -> TileSource:
-    """Rasters of a STAC search: `stac:URL?collections=a,b&datetime=2023-01-01/2023-12-31`."""
+    """Open the rasters of a STAC search: `stac:URL?collections=a,b&datetime=2023-01-01/2023-12-31`."""
     area = options.area
     if area is None:
         raise GenGeoError("a STAC search needs --area, --bounds or --near")
@@ -216,10 +225,20 @@ def open_stac(address: str, options: TilingOptions) -> TileSource:
 def _search(
     client: ImageryClient, root: str, query: dict[str, str], bounds: tuple[float, float, float, float]
 ) -> list[tuple[Any, Rights]]:
-    """Items of a STAC search in bounds (west, south, east, north), each with the rights of its collection.
+    """Search a STAC API for items.
+
+    Args:
+        client: HTTP client.
+        root: Address of the API.
+        query: Search parameters: `collections` and optionally `datetime`.
+        bounds: West, south, east, north in degrees.
+
+    Returns:
+        Items, each with the rights of its collection.
 
     Raises:
         GenGeoError: The address is not a STAC API, or more than `MAX_FILES` items match.
+        MissingExtraError: pystac_client is not installed.
     """
     try:
         import pystac_client
@@ -228,7 +247,7 @@ def _search(
         raise MissingExtraError("pystac_client", "net", "search a STAC catalogue") from error
 
     class PoliteIO(StacApiIO):
-        """Reads through the imagery client."""
+        """Sends the requests of pystac_client with the imagery client."""
 
         def request(self, href: str, method: str | None = None, headers: Any = None, parameters: Any = None) -> str:
             method = method or "GET"
@@ -261,17 +280,17 @@ def _search(
 
 
 def _check_count(files: int) -> None:
-    """Refuse more files than one index takes.
+    """Check the number of files of a search.
 
     Raises:
-        GenGeoError: More than `MAX_FILES`.
+        GenGeoError: It exceeds `MAX_FILES`.
     """
     if files > MAX_FILES:
         raise GenGeoError(f"the search finds more than {MAX_FILES} rasters: choose a smaller area or a time range")
 
 
 def _rights_of(collection: Any) -> Rights:
-    """Licensors, or else all providers, and the licence of a STAC collection."""
+    """Rights of a STAC collection: its licensors or, without any, all providers; and its licence."""
     providers = [provider.name for provider in collection.providers or [] if "licensor" in (provider.roles or [])]
     names = providers or [provider.name for provider in collection.providers or []]
     return Rights("; ".join(names), collection.license or "")
@@ -282,11 +301,11 @@ def _raster_of(item: Any, rights: Rights, key: str | None) -> RemoteRaster:
 
     Args:
         item: A `pystac.Item`.
-        rights: Of its collection.
+        rights: Rights of its collection.
         key: Name of the asset; None takes the first of `ASSET_KEYS`, or any GeoTIFF.
 
     Raises:
-        GenGeoError: It has no such asset, or not by http.
+        GenGeoError: The item has no such asset, or its address is not http or https.
     """
     rasters = {name: asset for name, asset in item.assets.items() if "tiff" in (asset.media_type or asset.href.lower())}
     chosen = key or next((name for name in ASSET_KEYS if name in rasters), next(iter(rasters), ""))
@@ -302,7 +321,7 @@ def _raster_of(item: Any, rights: Rights, key: str | None) -> RemoteRaster:
 
 
 def open_oam(address: str, options: TilingOptions) -> TileSource:
-    """Images of OpenAerialMap in the area: `oam:`, or `oam:URL` for another server of the same kind."""
+    """Open images of OpenAerialMap in the area: `oam:`, or `oam:URL` for another server with the same API."""
     area = options.area
     if area is None:
         raise GenGeoError("OpenAerialMap needs --area, --bounds or --near")
@@ -317,7 +336,7 @@ def open_oam(address: str, options: TilingOptions) -> TileSource:
             content = json.loads(client.get(f"{root.rstrip('/')}/meta?{query}").content)
             rasters += [_oam_raster(result) for result in content["results"]]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise GenGeoError(f"{redact(root)} does not answer as OpenAerialMap does: {error!r}") from error
+            raise GenGeoError(f"{redact(root)} does not have the API of OpenAerialMap: {error!r}") from error
         _check_count(len(rasters))
     if not rasters:
         raise GenGeoError(f"OpenAerialMap has no image in {area}")
@@ -328,7 +347,7 @@ def open_oam(address: str, options: TilingOptions) -> TileSource:
 
 
 def _oam_raster(result: dict[str, Any]) -> RemoteRaster:
-    """One result of OpenAerialMap's `/meta`."""
+    """The raster of one result of OpenAerialMap's `/meta`."""
     properties = result.get("properties") or {}
     licence = str(properties.get("license") or result.get("license") or "")
     return RemoteRaster(
@@ -338,7 +357,7 @@ def _oam_raster(result: dict[str, Any]) -> RemoteRaster:
 
 
 def _joined_rights(rights: list[Rights]) -> Rights:
-    """Rights of several files together: every name and licence once, and the range of the dates."""
+    """Combined rights of several files: unique names and licences, and the range of dates."""
 
     def once(values: Iterable[str]) -> str:
         return "; ".join(dict.fromkeys(value for value in values if value))
@@ -349,9 +368,9 @@ def _joined_rights(rights: list[Rights]) -> Rights:
 
 
 def _paths_of(addresses: list[str]) -> list[str]:
-    """Paths by which GDAL opens the files: addresses without query and password, so that no message shows a secret.
+    """Unique paths by which GDAL opens the files: addresses without query and password, to show no secrets.
 
-    Files that differ in their query alone get a number, so that all paths are different.
+    Addresses that differ only in their query get a number.
     """
     paths: list[str] = []
     for address in addresses:

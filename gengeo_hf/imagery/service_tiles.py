@@ -1,6 +1,6 @@
 """Tiles of one or several ground sizes around each cell of an area, cropped from the source tiles of a service.
 
-Cells are ordered by blocks of source tiles, so that a source tile is decoded once or twice and few are held in memory.
+Cells are sorted by blocks of source tiles, so that a source tile is decoded once or twice and few are in memory.
 """
 
 import threading
@@ -33,12 +33,12 @@ from gengeo_hf.imagery.tiles import TILE_SCHEMA, ImageryStoppedError, check_tile
 
 BLOCK = 8  # source tiles along a side of a block of cells
 PROBES = 16  # source tiles that are read before the work begins
-MAPS_CHUNK = 512  # rows whose affine maps are computed at a time
+MAPS_CHUNK = 512  # cells whose affine maps are computed together
 
 
 @dataclass(frozen=True)
 class _Size:
-    """One ground size: side in metres, zoom level, pixels of a tile."""
+    """One ground size: side in metres, zoom level, and side in pixels."""
 
     tile_m: float
     level: Level
@@ -49,12 +49,12 @@ class ServiceTiles:
     """Tiles of ground sizes over an area, from a tile service.
 
     Args:
-        reader: Fetches and crops.
-        area: Area to be covered.
+        reader: Reader that fetches and crops source tiles.
+        area: Area to cover.
         sizes: Sides of a tile in metres on the ground; each cell has one tile of each size.
         overlap: Share of the smallest tile that its neighbour repeats, in [0, 1).
-        pixels: Greatest side of a tile in pixels; coarser imagery is not enlarged beyond its own resolution.
-        zoom: Zoom level of all sizes; None takes for each size the coarsest that is fine enough.
+        pixels: Maximum side of a tile in pixels; coarser imagery is not enlarged beyond its own resolution.
+        zoom: Zoom level of all sizes; None takes, for each size, the coarsest that is fine enough.
         options: Rights, limits and shift; None takes the defaults.
 
     Raises:
@@ -93,19 +93,19 @@ class ServiceTiles:
         self.rendering = f"{service.identity} {limits} " + ", ".join(
             f"{size.tile_m:g} m: zoom {size.level.zoom}, {size.pixels} pixels" for size in self._sizes
         )
-        self._needed: dict[int, np.ndarray] = {}  # source tiles of each zoom level
+        self._needed: dict[int, np.ndarray] = {}  # source tiles by zoom level
         self._maps: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
         self._maps_lock = threading.Lock()
         self._preparing = threading.Lock()
-        self._note: str | None = None  # of `prepare`, None before it
+        self._note: str | None = None  # result of `prepare`, None before it was called
 
     def read(self, row: int) -> Image.Image | None:
-        """Pixels of one tile, north up.
+        """Read one tile, north up.
 
         Raises:
-            NotAPictureError: Too much of the tile holds no imagery; the message is one of the reasons of
+            NotAPictureError: Too much of the tile has no imagery; the message is one of the reasons in
                 `tile_content`.
-            ImageryStoppedError: The server does not answer any more, no probed source tile can be used, or the cache
+            ImageryStoppedError: The server does not respond any more, no probed source tile can be used, or the cache
                 cannot be written.
         """
         if self._note is None:
@@ -118,7 +118,7 @@ class ServiceTiles:
         return image
 
     def plan(self) -> ImageryPlan:
-        """Tiles, requests, megabytes and minutes; nothing is requested."""
+        """Estimate tiles, requests, megabytes and minutes, without any request."""
         service, client = self.reader.service, self.reader.client
         total = wanted = 0
         for zoom in {size.level.zoom for size in self._sizes}:
@@ -128,7 +128,7 @@ class ServiceTiles:
         if (overview := self._overview()) is not None:
             total += 1
             wanted += self.reader.cache is None or not self.reader.cache.has(*overview[1])
-        rate = client.options.rate or 50.0  # about what one's own server gives
+        rate = client.options.rate or 50.0  # typical rate of a user's own server
         most = max(size.pixels for size in self._sizes)
         coarse = [size for size in self._sizes if size.pixels < most / 2]
         notes = [f"{size.tile_m:g} m tiles have {size.pixels} pixels: the imagery is not finer" for size in coarse]
@@ -151,14 +151,14 @@ class ServiceTiles:
         )
 
     def prepare(self) -> str:
-        """Read some source tiles all over the area before the work begins, so that a wrong source is refused early.
+        """Read some source tiles from all over the area, so that an unusable source is refused before the work begins.
 
         Returns:
-            A note for the user, empty where all is well.
+            A note for the user, "" if all source tiles can be used.
 
         Raises:
-            ImageryStoppedError: None of them can be used, or rows and columns are in another order. The message names
-                the zoom level and extent, and the option that helps where one was found.
+            ImageryStoppedError: No source tile can be used, or rows and columns are in another order. The message
+                names the zoom level and extent and, if one was found, the option that helps.
         """
         with self._preparing:
             if self._note is None:
@@ -166,25 +166,26 @@ class ServiceTiles:
             return self._note
 
     def summary(self) -> str:
-        """Source tiles that were fetched, and those that were not used by reason, in one line."""
+        """Number of source tiles that were fetched, and of those not used by reason, as one line."""
         bad = "; ".join(f"{count:,}: {reason}" for reason, count in self.reader.bad.most_common())
         return f"{self.reader.fetched:,} source tiles fetched" + (f"; not used: {bad}" if bad else "")
 
     def _size(self, tile_m: float, pixels: int, zoom: int | None) -> _Size:
+        """Zoom level and number of pixels for a ground size."""
         grid = self.reader.service.grid
         level = grid.level(grid.zoom_for(*self._centre, tile_m / pixels) if zoom is None else zoom)
         finest = tile_m / grid.ground_resolution(level, *self._centre)
         return _Size(tile_m, level, max(1, min(pixels, round(finest))))
 
     def _ordered(self, lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Cells sorted by blocks of source tiles."""
+        """Latitudes and longitudes of cells, sorted by blocks of source tiles."""
         level = self._sizes[0].level
         block = np.floor(self.reader.service.grid.pixels(level, lat, lon) / (BLOCK * level.tile))
         order = np.lexsort((lon, -lat, block[0], block[1]))
         return lat[order], lon[order]
 
     def _source_tiles(self, zoom: int) -> np.ndarray:
-        """Source tiles (column, row) of a zoom level that the cells need, (n, 2)."""
+        """Column and row of the source tiles of a zoom level that the cells need, int64 (n, 2)."""
         if zoom in self._needed:
             return self._needed[zoom]
         grid = self.reader.service.grid
@@ -198,7 +199,7 @@ class ServiceTiles:
         return self._needed[zoom]
 
     def _map(self, cell: int, number: int) -> np.ndarray:
-        """Affine map of one tile; those of neighbours are computed together."""
+        """Affine map of one tile, (2, 3); the maps of `MAPS_CHUNK` cells are computed together."""
         key = cell // MAPS_CHUNK, number
         with self._maps_lock:
             if key not in self._maps:
@@ -210,7 +211,7 @@ class ServiceTiles:
             return self._maps[key][cell % MAPS_CHUNK]
 
     def _probe(self) -> str:
-        """Read some source tiles; a note for the user. Raises as `prepare`."""
+        """Read some source tiles and return a note for the user; see `prepare`."""
         reader, level = self.reader, self._sizes[0].level
         if reader.cache is not None:
             about = {"address": self.name, "grid": reader.service.grid.name, "attribution": self.rights.attribution}
@@ -219,7 +220,7 @@ class ServiceTiles:
         chosen = indices[np.unique(np.linspace(0, len(indices) - 1, PROBES).astype(int))]
         reasons = reader.probe([(level.zoom, column, row) for column, row in chosen.tolist()])
         if len(reasons) == len(chosen):
-            raise ImageryStoppedError(self._nothing_there(level.zoom, chosen, max(set(reasons), key=reasons.count)))
+            raise ImageryStoppedError(self._no_imagery(level.zoom, chosen, max(set(reasons), key=reasons.count)))
         if wrong := self._wrong_order():
             raise ImageryStoppedError(f"{self.name} shows other ground than its numbers say: {wrong}")
         notes = [f"{len(reasons)} of {len(chosen)} probed source tiles are not used: {reasons[0]}"] if reasons else []
@@ -230,9 +231,9 @@ class ServiceTiles:
         return "; ".join(notes)
 
     def _overview(self) -> tuple[TileIndex, TileIndex] | None:
-        """A source tile and the tile of the next coarser level that covers it, to check how tiles are numbered.
+        """A source tile and its parent, the tile of the next coarser level, to check how tiles are numbered.
 
-        None for services whose documents state the numbering, and where no tile distinguishes all orders.
+        None for services whose documents state the numbering, and if no tile distinguishes all orders.
         """
         level, service = self._sizes[0].level, self.reader.service
         if service.kind != "XYZ" or level.zoom - 1 not in service.grid.levels:
@@ -245,7 +246,7 @@ class ServiceTiles:
         return (level.zoom, column, row), (level.zoom - 1, column // 2, row // 2)
 
     def _wrong_order(self) -> str:
-        """The correction of rows or columns that are numbered in another order; empty where none is needed or known."""
+        """Correction of rows or columns that are numbered in another order, "" if none is needed or known."""
         overview = self._overview()
         if overview is None:
             return ""
@@ -254,8 +255,8 @@ class ServiceTiles:
             return ""
         return wrong_order(tile.pixels, above.pixels, *overview[0][1:])
 
-    def _nothing_there(self, zoom: int, indices: np.ndarray, reason: str) -> str:
-        """The message for an area without any usable source tile, with an option that helps where one is found."""
+    def _no_imagery(self, zoom: int, indices: np.ndarray, reason: str) -> str:
+        """Message for an area without any usable source tile, with an option that helps if one is found."""
         if reason in (REFUSED, NO_ANSWER):
             return f"{self.name}: {self.reader.refusal}"
         extent = "west {:g}, south {:g}, east {:g}, north {:g}".format(*self.area.bounds)
@@ -263,7 +264,7 @@ class ServiceTiles:
         return f"{start}; {self._better(zoom, indices) or 'check the address, --zoom and the area'}"
 
     def _better(self, zoom: int, indices: np.ndarray) -> str:
-        """The option with which the source has imagery, from a few requests; empty where none has."""
+        """Option with which the source has imagery, found by a few requests; "" for none."""
         column, row = indices[len(indices) // 2].tolist()
         level = self.reader.service.grid.level(zoom)
         if isinstance(self.reader.tile((zoom, column, level.rows - 1 - row)), SourceTile):
@@ -280,7 +281,7 @@ class ServiceTiles:
 
 
 def _table(lat: np.ndarray, lon: np.ndarray, sizes: list[float], source: str) -> pa.Table:
-    """The tile table, made in pieces to save memory: each cell with its sizes in order."""
+    """Tile table with the sizes of each cell in order, made in chunks to save memory."""
     pieces = []
     for start in range(0, max(len(lat), 1), 50_000):
         rows = slice(start, start + 50_000)

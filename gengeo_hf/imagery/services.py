@@ -1,7 +1,7 @@
-"""The interface of tile services: a tile grid, a function that fetches a tile, and the rights of the imagery.
+"""Interface of tile services: a tile grid, a method that fetches a tile, and the rights of the imagery.
 
-Templates, WMTS, WMS, ArcGIS servers and PMTiles archives are services; `service_tiles.py` crops tiles of a ground size
-from any of them.
+Templates, WMTS, WMS, ArcGIS servers and PMTiles archives implement it; `service_tiles.py` crops tiles of a ground size
+from all of them.
 """
 
 from typing import TYPE_CHECKING, Protocol
@@ -20,13 +20,13 @@ class TileService(Protocol):
     """A source of map tiles.
 
     Attributes:
-        name: What messages and the index call it; without secrets.
-        kind: XYZ, WMTS, WMS, ArcGIS or PMTiles.
+        name: Name in messages and in the index, without secrets.
+        kind: "XYZ", "WMTS", "WMS", "ArcGIS" or "PMTiles".
         identity: Key of the source in the cache: address without secrets, layer, grid.
         host: Host name of the tiles.
-        grid: Its zoom levels.
-        extent: Bounds of its imagery in degrees, None where they are not stated.
-        rights: Attribution, licence and date that the source itself states.
+        grid: Grid with the zoom levels.
+        extent: Bounds of the imagery in degrees, None if they are not stated.
+        rights: Attribution, licence and date that the source states.
         tile_kb: Estimated kilobytes of a source tile.
     """
 
@@ -40,10 +40,15 @@ class TileService(Protocol):
     tile_kb: float
 
     def fetch(self, client: "ImageryClient", zoom: int, column: int, row: int) -> "Answer":
-        """The answer for one tile, with `is_missing` where the service has none.
+        """The response for one tile; its `is_missing` is true if the service has no such tile.
+
+        Args:
+            client: HTTP client.
+            zoom: Zoom level.
+            column, row: Indices of the tile, counted from the upper left corner.
 
         Raises:
-            ServerError: The server does not answer, or refuses.
+            ServerError: The server does not respond, or refuses.
         """
         ...
 
@@ -52,12 +57,12 @@ def check_extent(service_name: str, extent: Bounds | None, area: Area) -> None:
     """Check that an area overlaps the extent that a source states.
 
     Args:
-        service_name: For messages.
-        extent: Bounds in degrees; None checks nothing.
-        area: The wanted area.
+        service_name: Name of the source for messages.
+        extent: Bounds of the source in degrees; None if unknown, which passes.
+        area: The area.
 
     Raises:
-        GenGeoError: It does not. The message says if swapped latitude and longitude are the cause.
+        GenGeoError: The two do not overlap. The message states if latitude and longitude may be swapped.
     """
     if extent is None:
         return

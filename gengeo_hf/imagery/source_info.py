@@ -1,6 +1,6 @@
 """Contents of a source of imagery: layers, zoom levels, metres per pixel, extent and rights.
 
-Only capabilities and headers are requested, no tile.
+Only capabilities and headers are requested, not tiles.
 """
 
 from dataclasses import dataclass, field
@@ -23,12 +23,12 @@ class SourceInfo:
 
     Args:
         kind: Kind of source, as in `KIND:address`.
-        name: Its address without secrets.
-        layers: Names of the layers to choose from; empty where there is only one, or one was chosen.
-        zooms: Metres on the ground in one pixel for each zoom level, at the middle of the area or extent.
-        extent: Box in degrees: west, south, east, north; None where it is not stated.
-        rights: What the source itself states.
-        tiles: Of a source without zoom levels, the tiles that the area would have.
+        name: Address without secrets.
+        layers: Names of the layers to choose from; empty if there is only one, or one was chosen.
+        zooms: Ground sampling distance in metres per pixel by zoom level, in the centre of the area or extent.
+        extent: Bounds in degrees; None if they are not stated.
+        rights: Rights that the source states.
+        tiles: Number of tiles in the area, for a source without zoom levels; None for others.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class SourceInfo:
     tiles: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as JSON."""
+        """The values as plain types for JSON."""
         return {
             "kind": self.kind,
             "name": self.name,
@@ -64,8 +64,8 @@ class SourceInfo:
             lines.append(f"tiles:       {self.tiles:,}")
         stated = "west {:g}, south {:g}, east {:g}, north {:g}".format(*self.extent) if self.extent else "not stated"
         lines.append(f"extent:      {stated}")
-        lines.append(f"attribution: {self.rights.attribution or 'not stated: give --attribution'}")
-        lines.append(f"licence:     {self.rights.licence or 'not stated: give --licence'}")
+        lines.append(f"attribution: {self.rights.attribution or 'not stated: set --attribution'}")
+        lines.append(f"licence:     {self.rights.licence or 'not stated: set --licence'}")
         if self.rights.acquired:
             lines.append(f"acquired:    {self.rights.acquired}")
         return "\n".join(lines)
@@ -76,15 +76,15 @@ def source_info(text: str, options: TilingOptions) -> SourceInfo:
 
     Args:
         text: Address, template, `KIND:address`, or a file or directory of imagery.
-        options: The layer, if one was chosen; the area at whose middle metres per pixel are computed.
+        options: Options with the layer, if one was chosen, and the area in whose centre metres per pixel are computed.
 
     Raises:
-        GenGeoError: The address does not look like imagery, its documents cannot be read, or there is no such file.
+        GenGeoError: The kind of the address is not recognised, its documents cannot be read, or a file is missing.
     """
     if not is_address(text):
         from gengeo_hf.imagery.registry import open_imagery
 
-        return _listed("on disk", open_imagery(text, options))
+        return _info_of_tiles("on disk", open_imagery(text, options))
     kind, address = split_kind(text)
     if kind in ("wms", "wmts") and options.net.layer is None:
         from gengeo_hf.imagery.capabilities import layer_names
@@ -94,7 +94,7 @@ def source_info(text: str, options: TilingOptions) -> SourceInfo:
             return SourceInfo(kind, redact(address), tuple(names))
     service = _service(kind, address, options)
     if service is None:
-        return _listed(kind, SOURCES[kind](address, options))
+        return _info_of_tiles(kind, SOURCES[kind](address, options))
     where = options.area or (Area.from_bounds(service.extent) if service.extent else None)
     lat, lon = (0.0, 0.0) if where is None else _middle(where)
     levels = service.grid.levels
@@ -102,7 +102,7 @@ def source_info(text: str, options: TilingOptions) -> SourceInfo:
     return SourceInfo(kind, service.name, zooms=zooms, extent=service.extent, rights=service.rights)
 
 
-def _listed(kind: str, source: TileSource) -> SourceInfo:
+def _info_of_tiles(kind: str, source: TileSource) -> SourceInfo:
     """Contents of a source without zoom levels, from the table of its tiles."""
     rights = getattr(source, "rights", Rights())
     sides = [pc.min_max(source.table[side]).as_py() for side in ("west", "south", "east", "north")]
@@ -112,12 +112,13 @@ def _listed(kind: str, source: TileSource) -> SourceInfo:
 
 
 def _middle(area: Area) -> tuple[float, float]:
+    """Latitude and longitude of the centre of an area in degrees."""
     bounds = area.bounds
     return (bounds.south + bounds.north) / 2, float(area.boxes[:, 2:].mean())
 
 
 def _service(kind: str, address: str, options: TilingOptions) -> TileService | None:
-    """The tile service at an address, None for kinds that are not tile services."""
+    """Open the tile service at an address; None for kinds that are not tile services."""
     net = options.net
     if kind == "xyz":
         from gengeo_hf.imagery.templates import TemplateService

@@ -1,6 +1,6 @@
-"""SQLite files from untrusted sources, read with a limit on the work of every query.
+"""Reading of SQLite files from untrusted sources, with a limit on the work of every query.
 
-A table of such a file may be a view whose query never ends, or that generates values of a gigabyte each.
+A table of such a file may be a view whose query never ends, or which generates values of a gigabyte each.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 UNREADABLE = (sqlite3.Error, UnicodeError, MemoryError)  # exceptions for damaged files
-LARGEST_VALUE = 64_000_000  # bytes of one text or image
-STEPS, STEPS_PER_BYTE = 200_000_000, 10  # SQLite instructions of one query: some seconds, more for larger files
+MAX_VALUE_BYTES = 64_000_000  # of one text or image
+STEPS, STEPS_PER_BYTE = 200_000_000, 10  # maximum SQLite instructions of one query: a few seconds, more for large files
 CHECK_EVERY = 200_000  # instructions between two calls of the progress handler
 
 
@@ -26,16 +26,22 @@ class BoundedDatabase:
         self._most = (STEPS + STEPS_PER_BYTE * path.stat().st_size) // CHECK_EVERY if path.exists() else 0
         self._checks = 0
         self._connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
+        self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
         self._connection.set_progress_handler(self._is_over_limit, CHECK_EVERY)
 
     def query(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple]:
-        """All rows of a SELECT statement.
+        """Run a SELECT statement.
+
+        Args:
+            statement: SQL with `?` for each value.
+            values: Values of the statement.
+
+        Returns:
+            All rows.
 
         Raises:
-            sqlite3.Error: The file is damaged, holds a value that is too large, or the statement needs far more work
-                than the size of the file explains.
-            KeyboardInterrupt: Ctrl-C, also while SQLite computes.
+            sqlite3.Error: The file is damaged, a value is too large, or the statement exceeds the limit of work.
+            KeyboardInterrupt: The user interrupted the query.
         """
         self._checks = 0
         try:
@@ -45,11 +51,11 @@ class BoundedDatabase:
                 raise sqlite3.OperationalError(
                     "reading it needs far more work than its size explains: is a table a view that never ends?"
                 ) from None
-            if str(error) == "interrupted":  # SQLite reports an exception inside `_is_over_limit` so
+            if str(error) == "interrupted":  # SQLite's report of an exception inside `_is_over_limit`
                 raise KeyboardInterrupt from None
             raise
 
     def _is_over_limit(self) -> bool:
-        """Whether to stop the query. Python's signal handlers run here, and may raise KeyboardInterrupt."""
+        """Whether to stop the query. Python runs signal handlers here, which may raise KeyboardInterrupt."""
         self._checks += 1
         return self._checks > self._most

@@ -1,8 +1,8 @@
-"""Tiles listed in a table: in each row an image or the name of its file, and the position.
+"""Tiles listed in a table: each row has an image or the name of its file, and a position.
 
-One column holds the image, its file, or an id from which the file name follows; two columns hold the centre of the tile
-in degrees, or four its bounds; the ground size comes from a column or an option. Column names are recognised without
-regard to case and punctuation, and options override them.
+One column holds the image, its path, or an id from which the file name is derived; two columns hold the centre of the
+tile in degrees, or four its bounds; the ground size is taken from a column or an option. Column names are recognised in
+any case and punctuation, and options override them.
 """
 
 import io
@@ -27,7 +27,7 @@ from gengeo_hf.imagery.tiles import Rights, tile_table
 
 __all__ = ["IMAGE_SUFFIXES", "TABLE_SUFFIXES", "TableTiles"]
 
-# In order of preference. "aerial" first: a table of pairs also has a column of photos.
+# In order of preference. "aerial" is first, since a table of pairs also has a column of photos.
 IMAGE_NAMES = (
     "aerial",
     "aerialimage",
@@ -44,7 +44,7 @@ IMAGE_NAMES = (
     "path",
 )
 ID_NAMES = ("tileid", "id", "grdid", "imageid", "uuid", "name", "key")
-# The tile's own position before any other: in a table of pairs, lat and lon are the photo's.
+# Names of the tile's position come first, since lat and lon are the photo's position in a table of pairs.
 LAT_NAMES = ("tilelat", "aeriallat", "satlat", "satellitelat", "centrelat", "centerlat", "lat", "latitude", "y")
 LON_NAMES = (
     "tilelon",
@@ -68,23 +68,23 @@ SIDE_NAMES = (
     ("east", "maxlon", "xmax", "maxx"),
     ("north", "maxlat", "ymax", "maxy"),
 )
-# Text between an id and the suffix of its tile's file; with photos beside the tiles, the marked name is the tile.
+# Text between an id and the suffix of the tile's file, which distinguishes tiles from photos in the same directory.
 TILE_MARKS = ("_sat", "_satellite", "_aerial", "_tile", "-sat", "-aerial", "")
 NO_POSITION, NO_IMAGE, REPEATED = "row without a position", "row without an image", "row that repeats a tile"
-SAMPLE = 200  # rows in which the rule for file names is searched
+SAMPLE = 200  # rows by which the rule for file names is found
 
 
 class TableTiles:
     """Tiles listed in a table.
 
     Args:
-        source: See `gengeo_hf.common.tables.read_table`.
-        image_column, lat_column, lon_column: Columns to use; None recognises them by their names.
+        source: Path or name of the table, see `gengeo_hf.common.tables.read_table`.
+        image_column, lat_column, lon_column: Names of columns; None recognises them.
         tile_size_m: Ground size of a square tile in metres; None takes a column of sizes or of bounds. Without these
             the bounds are unknown.
 
     Raises:
-        GenGeoError: No table, more than one, a missing column, no image file, or bounds that are not valid.
+        GenGeoError: There is not exactly one table, a column is missing, no image file exists, or bounds are invalid.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class TableTiles:
         self._images = [images[row] for row in keep]
         bounds = _bounds(table, lat, lon, sides, tile_size_m)
         origin = [str(image) if isinstance(image, Path) else table.name for image in self._images]
-        if self.rights != Rights():  # stated for the whole table: one source, so that each answer names it
+        if self.rights != Rights():  # rights of the whole table, so all tiles have one source, which results name
             origin = [self.name] * len(origin)
         self.table = tile_table(
             [ids[row] for row in keep], lat[keep], lon[keep], [bounds[row] for row in keep], source=origin
@@ -122,7 +122,7 @@ class TableTiles:
         """Decode one tile.
 
         Raises:
-            GenGeoError: Its file is missing, or is not an image that can be read.
+            GenGeoError: The file is missing or cannot be decoded.
         """
         from gengeo_hf.common.images import open_image
 
@@ -135,7 +135,7 @@ class TableTiles:
         return open_image(cell["path"])
 
     def _inside(self, column: str) -> list[Any]:
-        """Row of the table of each image inside it, None where there is none."""
+        """Row of each image inside the table, None for rows without an image."""
         import datasets
 
         self._column = column
@@ -145,7 +145,7 @@ class TableTiles:
         return [None if cell is None else row for row, cell in enumerate(cells)]
 
     def _files(self, column: str) -> list[Any]:
-        """The file of each row, from the image column, or from the id column and a mark such as `_sat`."""
+        """File of each row, from the image column, or from the id column and text such as `_sat`; None where empty."""
         table, folder = self._source, self._source.folder or Path()
         names = table.text(column)
         known = [name for name in names if name is not None]
@@ -161,7 +161,10 @@ class TableTiles:
 
 
 def _positions(table: Table, lat_column: str | None, lon_column: str | None) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Centres in degrees, (N,) each, and bounds (N, 4) or None; the middle of the bounds where no centre is given."""
+    """Latitudes and longitudes of centres in degrees, (N,), and bounds (N, 4) or None.
+
+    Without columns of centres, the centres of the bounds are used.
+    """
     columns = [_find(table, "bounds", None, names) for names in SIDE_NAMES]
     sides = None if None in columns else np.stack([table.numbers(str(name)) for name in columns], axis=1)
     lat_name = _find(table, "lat_column", lat_column, LAT_NAMES)
@@ -178,7 +181,7 @@ def _positions(table: Table, lat_column: str | None, lon_column: str | None) -> 
 
 
 def _distance_warning(table: Table, lat: np.ndarray, lon: np.ndarray) -> list[str]:
-    """A warning about implausible distances of tiles from the photos of the same table, and from one another."""
+    """Warning about implausible distances of tiles from the photos of the table and from one another."""
     names = [table.find(PAIR_NAMES[key]) for key in ("lat", "lon")]
     photo = [np.full(len(lat), np.nan) if name is None else table.numbers(name) for name in names]
     warning = distance_summary(photo[0], photo[1], lat, lon)[1]
@@ -188,7 +191,7 @@ def _distance_warning(table: Table, lat: np.ndarray, lon: np.ndarray) -> list[st
 def _bounds(
     table: Table, lat: np.ndarray, lon: np.ndarray, sides: np.ndarray | None, tile_size_m: float | None
 ) -> Sequence[Bounds | None]:
-    """Bounds from the option, else from columns of bounds, else from a column of sizes."""
+    """Bounds of tiles, from the option, else from columns of bounds, else from a column of sizes."""
     if tile_size_m is None and sides is not None:
         check_bounds(table.file, sides, lat, lon)
         return [Bounds(*map(float, box)) if np.isfinite(box).all() else None for box in sides]
@@ -204,12 +207,12 @@ def _bounds(
 
 
 def _tile_ids(table: Table, images: list[Any], image_column: str | None) -> list[str]:
-    """Ids of a column if none is missing and each belongs to one image, else the names of the files."""
+    """Id of each tile: from a column if none is missing and each belongs to one image, else the file name."""
     column = None if image_column else table.find(ID_NAMES)
     if column is not None:
         ids = table.text(column)
         image_of: dict[str, Any] = {}
-        # Images inside a table are known by their id alone: several rows of one id are one tile.
+        # Images inside a table are identified by their id: several rows with one id are one tile.
         same = all(
             image_of.setdefault(str(i), image) == image or isinstance(image, int)
             for i, image in zip(ids, images, strict=True)
@@ -220,7 +223,7 @@ def _tile_ids(table: Table, images: list[Any], image_column: str | None) -> list
     files_of: dict[str, set[Any]] = {}
     for stem, image in zip(stems, images, strict=True):
         files_of.setdefault(stem, set()).add(image)
-    # Files of one name in several directories are distinguished by their path.
+    # Files with equal names in several directories are distinguished by their paths.
     home = table.folder or Path()
     return [
         stem if len(files_of[stem]) == 1 else os.path.relpath(image, home)
@@ -229,7 +232,7 @@ def _tile_ids(table: Table, images: list[Any], image_column: str | None) -> list
 
 
 def _usable(images: list[Any], ids: list[str], lat: np.ndarray, lon: np.ndarray) -> tuple[list[int], dict[str, int]]:
-    """Rows that become tiles, and the number of the others by reason."""
+    """Rows that become tiles, and the number of other rows by reason."""
     keep, left_out = [], Counter[str]()
     seen: set[str] = set()
     for row, (image, tile) in enumerate(zip(images, ids, strict=True)):
@@ -245,19 +248,21 @@ def _usable(images: list[Any], ids: list[str], lat: np.ndarray, lon: np.ndarray)
     return keep, dict(left_out)
 
 
-def _find(table: Table, option: str, asked: str | None, names: Sequence[str]) -> str | None:
-    if asked is not None and asked not in table.columns:
-        raise GenGeoError(_missing(table, option, f"{asked!r}"))
-    return asked or table.find(names)
+def _find(table: Table, option: str, stated: str | None, names: Sequence[str]) -> str | None:
+    """The column that the user states, or a recognised one; None without any."""
+    if stated is not None and stated not in table.columns:
+        raise GenGeoError(_missing(table, option, f"{stated!r}"))
+    return stated or table.find(names)
 
 
 def _missing(table: Table, option: str, what: str) -> str:
+    """Message for a missing column."""
     found = ", ".join(table.columns)
     return f"{table.file} has no column for {what}; it has: {found}. Name it with --{option.replace('_', '-')}"
 
 
 def _file_rules(folder: Path) -> list[Callable[[str], str]]:
-    """Rules that turn a cell into a path; the first that finds a file among the first rows is used for all rows."""
+    """Functions from a cell to a path; the first that finds a file among the first rows is used for all rows."""
 
     def rule(ending: str) -> Callable[[str], str]:
         return lambda name: os.path.join(folder, f"{name}{ending}")  # noqa: PTH118  # many rows
@@ -266,7 +271,7 @@ def _file_rules(folder: Path) -> list[Callable[[str], str]]:
 
 
 def _rights_beside(folder: Path) -> Rights:
-    """Rights of aerial imagery as `gengeo data get` and `gengeo data make` write them beside a table."""
+    """Rights of aerial imagery that `gengeo data get` or `gengeo data make` wrote beside a table."""
     found = read_sources(folder)
     for source in found.sources if found is not None else ():
         if "aerial" in source.what:

@@ -1,9 +1,9 @@
 """Map tiles by an address with placeholders: `https://.../{z}/{x}/{y}.jpeg`.
 
-Understood are `{z} {x} {y}` under all of their usual names, rows from the south (`{-y}`), `{s}` and `{switch:a,b,c}`,
-`{quadkey}`, boxes (`{bbox}` with `{width}`, `{height}` and `{proj}`), the prefixes of JOSM (`tms[19]:`), encoded
-braces, and the `type=xyz&url=...` of QGIS. Any other name, as in `{apikey}`, is a secret: its value comes from the
-environment and is never shown.
+Supported are `{z} {x} {y}` and their common other names, rows from the south (`{-y}`), `{s}` and `{switch:a,b,c}`,
+`{quadkey}`, boxes (`{bbox}` with `{width}`, `{height}` and `{proj}`), prefixes of JOSM (`tms[19]:`), encoded braces,
+and `type=xyz&url=...` of QGIS. Any other name, for example `{apikey}`, is a secret, whose value is read from the
+environment and never shown.
 """
 
 import os
@@ -56,17 +56,17 @@ _ALIASES = {
     "ratio": "ratio",
     "retina": "ratio",
 }
-VIRTUAL_PIXELS = 512
+VIRTUAL_PIXELS = 512  # side of a tile of a template with boxes
 
 
 class TemplateService:
     """A tile service whose addresses are made from a template.
 
     Args:
-        template: The address with placeholders.
-        options: Grid, tile size and headers; None takes the defaults.
+        template: Address with placeholders.
+        options: Options with grid, tile size and headers; None takes the defaults.
         is_tms: Whether `{y}` counts rows from the south.
-        environment: Values of secret placeholders.
+        environment: Values of secret placeholders by name.
 
     Raises:
         GenGeoError: The template lacks zoom, column or row, or a secret is not set.
@@ -101,13 +101,13 @@ class TemplateService:
 
         Args:
             zoom: Zoom level.
-            column, row: Counted from the upper left corner.
+            column, row: Indices of the tile, counted from the upper left corner.
         """
         level = self.grid.level(zoom)
         return self._fill(level, column, level.rows - 1 - row if self._flip else row)
 
     def fetch(self, client: ImageryClient, zoom: int, column: int, row: int) -> Answer:
-        """The answer for one tile."""
+        """The response for one tile."""
         return client.get(self.address(zoom, column, row), headers=self._headers)
 
     def _fill(self, level: Level, column: int, row: int) -> str:
@@ -118,10 +118,10 @@ def clean_template(template: str) -> tuple[str, int | None]:
     """Remove a JOSM prefix, a QGIS connection string and encoded braces.
 
     Args:
-        template: As the user wrote it.
+        template: Text from the user.
 
     Returns:
-        The plain template, and the deepest zoom level that prefix or connection string state, or None.
+        The plain template, and the highest zoom level that prefix or connection string state, or None.
     """
     text, highest = template.strip().strip("'\""), None
     if "url=" in text and ("type=xyz" in text or "zmax=" in text):
@@ -141,6 +141,7 @@ def is_template(text: str) -> bool:
 
 
 def _digits(text: str) -> int | None:
+    """A number of one or two digits, None for other text."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < 3 else None
 
 
@@ -151,7 +152,7 @@ def _name(word: str) -> str:
 
 
 def _check_placeholders(template: str, names: set[str]) -> None:
-    """Refuse a template without zoom, column or row."""
+    """Check that a template has placeholders for zoom, column and row, a quadkey or a box."""
     shown = redact(template)
     if "bbox" in names or "quadkey" in names:
         return
@@ -164,6 +165,7 @@ def _check_placeholders(template: str, names: set[str]) -> None:
 
 
 def _grid(options: NetOptions, names: set[str], pixels: int) -> TileGrid:
+    """The grid of a template with these placeholders."""
     if "bbox" in names:
         return virtual_grid(options.matrix_set or "EPSG:3857", options.tile_pixels or VIRTUAL_PIXELS)
     if options.matrix_set:
@@ -172,7 +174,7 @@ def _grid(options: NetOptions, names: set[str], pixels: int) -> TileGrid:
 
 
 def _compile(text: str, environment: Mapping[str, str]) -> list[str | Callable[[Level, int, int], str]]:
-    """The template as constant text and functions of (level, column, row)."""
+    """Convert a template to constant texts and functions of (level, column, row)."""
     parts: list[str | Callable[[Level, int, int], str]] = []
     end = 0
     for match in _PLACEHOLDER.finditer(text):
@@ -187,6 +189,7 @@ def _compile(text: str, environment: Mapping[str, str]) -> list[str | Callable[[
 
 
 def _piece(word: str, text: str, environment: Mapping[str, str]) -> str | Callable[[Level, int, int], str]:
+    """Constant text or function for one placeholder."""
     name = _name(word)
     known: dict[str, Callable[[Level, int, int], str]] = {
         "z": lambda level, column, row: level.name or str(level.zoom),
@@ -201,7 +204,7 @@ def _piece(word: str, text: str, environment: Mapping[str, str]) -> str | Callab
     if name in known:
         return known[name]
     if name == "switch":
-        # Always the first host: using several hosts of one server would multiply the request rate.
+        # Only the first host is used: several hosts of one server would multiply the request rate.
         return word.partition(":")[2].split(",")[0].strip()
     fixed = {"s": "a", "ratio": "", "proj": "EPSG:3857", "wkid": "3857"}
     if name in fixed:
@@ -210,17 +213,17 @@ def _piece(word: str, text: str, environment: Mapping[str, str]) -> str | Callab
 
 
 def _secret(name: str, text: str, environment: Mapping[str, str]) -> str:
-    """Value of a placeholder from the environment."""
+    """Value of a secret placeholder from the environment."""
     tried = list(dict.fromkeys([f"GENGEO_{name.upper()}", name, name.upper()]))
     for variable in tried:
         if value := environment.get(variable):
             remember_secret(value)
             return value
     if not name.isidentifier():
-        raise GenGeoError(f"{redact(text)}: the placeholder {{{name}}} is not known; known are {{z}}, {{x}}, {{y}}")
+        raise GenGeoError(f"{redact(text)}: unknown placeholder {{{name}}}; known are {{z}}, {{x}}, {{y}}")
     raise GenGeoError(
-        f"{redact(text)} needs a value for {{{name}}}: set it in the environment (export {tried[0]}=...), so that no "
-        "index holds it"
+        f"{redact(text)} needs a value for {{{name}}}: set it in the environment (export {tried[0]}=...), from which "
+        "it is not stored"
     )
 
 

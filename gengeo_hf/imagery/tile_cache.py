@@ -1,7 +1,7 @@
-"""Disk cache of fetched tiles: `z/x/y.jpg` below one directory for each source, readable as a directory of map tiles.
+"""Disk cache of fetched tiles: `z/x/y.jpg` in one directory for each source, which can be read as map tiles.
 
 For a tile that the server does not have, a file `y.missing` with the reason is valid for a week. The cache may be
-deleted at any time. Files are written under a temporary name and renamed. They are not flushed to disk one by one: a
+deleted at any time. Files are written under a temporary name and renamed. They are not flushed to disk individually: a
 tile that a power failure truncated is detected when it is decoded, and fetched again.
 """
 
@@ -27,7 +27,7 @@ _SUFFIXES = (".jpg", ".png", ".webp", ".gif", ".tif", ".avif", ".bmp", ".img", "
 
 
 def user_cache() -> Path:
-    """Cache directory of this user: GENGEO_CACHE, or the cache directory of the operating system.
+    """Cache directory of the user: that of GENGEO_CACHE, or the one of the operating system.
 
     Raises:
         MissingExtraError: platformdirs is not installed.
@@ -42,14 +42,14 @@ def user_cache() -> Path:
 
 
 class TileCache:
-    """Tiles of one source.
+    """Cached tiles of one source.
 
     Args:
         root: Directory of all sources; None takes `user_cache()`.
         identity: Key of the source: address without secrets, layer, grid.
-        host: Host of the source, for the directory's name.
-        limit_mb: Greatest size of all sources under `root` together in megabytes; the oldest tiles are removed first.
-        retry_missing: Ignore that tiles are recorded as missing.
+        host: Host name of the source, for the directory's name.
+        limit_mb: Maximum size of all sources in `root` together in megabytes; the oldest tiles are removed first.
+        retry_missing: Whether to ignore records of missing tiles.
     """
 
     def __init__(
@@ -65,12 +65,15 @@ class TileCache:
         self.directory = self._root / f"{re.sub(r'[^a-z0-9.-]', '_', host.lower())}-{digest}"
         self._limit, self._retry_missing = limit_mb << 20, retry_missing
         self._lock = threading.Lock()
-        self._written = 0  # bytes since the size was last looked at
+        self._written = 0  # bytes written since the size was last checked
         self._known: set[Path] = set()  # directories that exist
         self._suffixes = self._suffixes_in_use()
 
     def describe(self, about: Mapping[str, Any]) -> None:
-        """Write facts about the source beside its tiles: address without secrets, attribution, licence.
+        """Write facts about the source beside its tiles.
+
+        Args:
+            about: Plain JSON values: address without secrets, attribution, licence.
 
         Raises:
             GenGeoError: The cache cannot be written.
@@ -84,7 +87,7 @@ class TileCache:
             ) from error
 
     def get(self, zoom: int, column: int, row: int) -> bytes | None:
-        """Bytes of a tile, None if it is not in the cache.
+        """Bytes of a tile, None if the tile is not in the cache.
 
         Raises:
             GenGeoError: The cache cannot be read.
@@ -109,6 +112,11 @@ class TileCache:
     def put(self, zoom: int, column: int, row: int, content: bytes, suffix: str) -> None:
         """Store a tile.
 
+        Args:
+            zoom, column, row: Index of the tile.
+            content: Bytes of the file.
+            suffix: Suffix of the file, for example ".jpg".
+
         Raises:
             GenGeoError: The disk is full or the cache cannot be written.
         """
@@ -126,12 +134,20 @@ class TileCache:
             self.shrink()
 
     def remember(self, zoom: int, column: int, row: int, reason: str) -> None:
-        """Record for a week that the server has no imagery there, and the reason."""
+        """Record for a week that the server has no imagery for a tile.
+
+        Args:
+            zoom, column, row: Index of the tile.
+            reason: Reason, see `tile_content`.
+
+        Raises:
+            GenGeoError: The cache cannot be written.
+        """
         stem = self._stem(zoom, column, row)
         self._write(stem.with_name(stem.name + MISSING_SUFFIX), reason.encode())
 
     def reason(self, zoom: int, column: int, row: int) -> str | None:
-        """The recorded reason why the server has no tile, None if there is none or it is older than a week."""
+        """Recorded reason why the server has no such tile; None without a record, or if it is older than a week."""
         if self._retry_missing:
             return None
         stem = self._stem(zoom, column, row)
@@ -153,11 +169,11 @@ class TileCache:
         """Remove the oldest files until all sources together are below the limit.
 
         Returns:
-            The number of bytes that were removed.
+            Number of bytes that were removed.
         """
         files = []
         for path in self._root.glob("*/*/*/*"):
-            with contextlib.suppress(OSError):  # another process may be removing as well
+            with contextlib.suppress(OSError):  # another process may remove files too
                 status = path.stat()
                 files.append((status.st_mtime, status.st_size, path))
         total, removed = sum(size for _, size, _ in files), 0
@@ -169,7 +185,7 @@ class TileCache:
         return removed
 
     def _suffixes_in_use(self) -> list[str]:
-        """Suffixes of the cached tiles: fewer suffixes mean fewer system calls for each tile."""
+        """Suffixes of the cached tiles, since fewer suffixes need fewer system calls for each tile."""
         some = itertools.islice(self.directory.glob("*/*/*"), 200)
         return sorted({path.suffix for path in some} & set(_SUFFIXES))
 

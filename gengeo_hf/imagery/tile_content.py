@@ -1,8 +1,7 @@
-"""Decode the content of map tiles and recognise what is not imagery of the ground.
+"""Decoding of map tiles, and recognition of content that is not imagery of the ground.
 
-Servers send HTML pages with status 200, pictures with the text "access blocked", and tiles of one colour where they
-have no imagery. None of these may become a tile of an index. Each is refused with one of the reasons below, which are
-counted.
+Servers send HTML pages with status 200, images with the text "access blocked", and tiles of one colour if they have no
+imagery. These must not become tiles of an index: each is refused with one of the reasons below, which are counted.
 """
 
 import hashlib
@@ -53,15 +52,15 @@ SUFFIXES = {
     "AVIF": ".avif",
     "BMP": ".bmp",
 }
-LASTING = frozenset({MISSING, ONE_COLOUR, TRANSPARENT})  # reasons that are remembered, because a retry is useless
-MAX_SIDE = 4096  # pixels of a map tile
+LASTING = frozenset({MISSING, ONE_COLOUR, TRANSPARENT})  # reasons that are recorded, since a retry would fail too
+MAX_SIDE = 4096  # maximum side of a map tile in pixels
 
 
 class NotAPictureError(GenGeoError):
     """A source tile that cannot be used.
 
     Args:
-        reason: One of the constants of this module, the same for all tiles of a kind, so that they can be counted.
+        reason: One of `REASONS`, or another text that is equal for all tiles of a kind, so that they can be counted.
     """
 
     def __init__(self, reason: str) -> None:
@@ -73,21 +72,21 @@ def decode_tile(content: bytes, keep_one_colour: bool = False) -> tuple[np.ndarr
     """Decode a map tile.
 
     Args:
-        content: An image file.
-        keep_one_colour: Accept an image of one colour.
+        content: Bytes of an image file.
+        keep_one_colour: Whether to accept an image of one colour.
 
     Returns:
-        RGB of shape (height, width, 3) uint8; a mask (height, width) uint8 that is 0 where there is no data, or None
-        if all pixels hold data; and the suffix of the file name, such as ".jpg".
+        RGB, uint8 (height, width, 3); mask, uint8 (height, width), 0 for pixels without data, or None if all pixels
+        have data; and the suffix of the file format, for example ".jpg".
 
     Raises:
-        NotAPictureError: It is not imagery of the ground.
+        NotAPictureError: The content is not imagery of the ground.
     """
     if not content:
         raise NotAPictureError(EMPTY)
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            if max(image.size) > MAX_SIDE:  # before any pixel is decoded
+            if max(image.size) > MAX_SIDE:  # checked before pixels are decoded
                 raise NotAPictureError(WRONG_SIZE)
             image.load()
             suffix = SUFFIXES.get(image.format or "", ".img")
@@ -106,10 +105,10 @@ def decode_tile(content: bytes, keep_one_colour: bool = False) -> tuple[np.ndarr
 
 
 def _masked(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """RGB and mask of RGB or RGBA pixels.
+    """Convert RGB or RGBA pixels to RGB and a mask, which is None if no pixel is transparent.
 
     Raises:
-        NotAPictureError: Every pixel is transparent.
+        NotAPictureError: All pixels are transparent.
     """
     mask = None
     if pixels.shape[2] == 4:
@@ -123,20 +122,20 @@ def _masked(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def is_one_colour(pixels: np.ndarray, mask: np.ndarray | None = None) -> bool:
-    """Whether all pixels that hold data are equal; also true where none does.
+    """Whether all pixels with data are equal; also true without any such pixel.
 
     Args:
-        pixels: (height, width, 3).
-        mask: (height, width), 0 where there is no data; None if all pixels hold data.
+        pixels: Image, (height, width, 3).
+        mask: (height, width), 0 for pixels without data; None if all pixels have data.
     """
     if mask is not None:
         pixels = pixels[mask > 0][None]
-    sample = pixels[::16, ::16]  # suffices for nearly all tiles
+    sample = pixels[::16, ::16]  # decides nearly all tiles at low cost
     return not pixels.size or bool((sample == sample[0, 0]).all() and (pixels == pixels[0, 0]).all())
 
 
 def _kind_of_text(content: bytes) -> str:
-    """The reason for a file that is not a picture."""
+    """The reason for a file that is not an image."""
     head = content[:2048].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype html", b"<html")) or b"<html" in head:
         return PAGE
@@ -146,9 +145,9 @@ def _kind_of_text(content: bytes) -> str:
 
 
 class Repetitions:
-    """Detects one picture that a server sends for many tiles.
+    """Detects an image that a server sends for many tiles.
 
-    Two tiles of aerial imagery are never equal in every byte, so the second occurrence is enough.
+    Two tiles of aerial imagery practically never have equal bytes, so the second occurrence suffices.
     """
 
     def __init__(self) -> None:
@@ -156,14 +155,14 @@ class Repetitions:
         self._first: dict[bytes, tuple[int, int, int]] = {}
 
     def check(self, content: bytes, index: tuple[int, int, int]) -> tuple[int, int, int] | None:
-        """Compare a picture with those before.
+        """Compare an image with all earlier ones.
 
         Args:
-            content: Its bytes.
-            index: Zoom, column and row.
+            content: Bytes of the file.
+            index: Zoom, column and row of the tile.
 
         Returns:
-            Zoom, column and row of the first tile with the same bytes; None if there was none.
+            Index of the first tile with the same bytes, None without one.
         """
         digest = hashlib.blake2b(content, digest_size=16).digest()
         with self._lock:

@@ -1,7 +1,7 @@
-"""Source tiles of one service: fetched, checked, cached on disk and in memory, and cropped by ground size.
+"""Fetching, checking, caching and cropping of the source tiles of one service.
 
-Each source tile is fetched once, however many threads and crops need it. One that is not imagery of the ground counts
-as ground without data, and its reason is counted.
+Each source tile is fetched once, even if several threads and crops need it. A source tile that is not imagery of the
+ground is treated as ground without data, and counted by its reason.
 """
 
 import threading
@@ -25,7 +25,7 @@ from gengeo_hf.imagery.tile_window import TileWindow
 from gengeo_hf.imagery.tiles import ImageryStoppedError, tile_image
 
 MEMORY_MB = 64
-SIDES = (128, 200, 250, 256, 500, 512, 1000, 1024, 2048)  # pixels that source tiles have
+SIDES = (128, 200, 250, 256, 500, 512, 1000, 1024, 2048)  # accepted sides of source tiles in pixels
 
 TileIndex = tuple[int, int, int]  # zoom, column, row
 
@@ -35,8 +35,8 @@ class SourceTile:
     """A decoded source tile.
 
     Args:
-        pixels: RGB, (side, side, 3) uint8.
-        mask: 0 where there is no data, (side, side) uint8; None where all pixels hold data.
+        pixels: RGB, uint8 (side, side, 3).
+        mask: 0 for pixels without data, uint8 (side, side); None if all pixels have data.
     """
 
     pixels: np.ndarray
@@ -44,7 +44,7 @@ class SourceTile:
 
     @property
     def size(self) -> int:
-        """Bytes in memory."""
+        """Size in memory in bytes."""
         return self.pixels.nbytes + (0 if self.mask is None else self.mask.nbytes)
 
 
@@ -53,16 +53,16 @@ class TileReader:
 
     Args:
         service: The tile service.
-        client: Sends the requests.
-        cache: Keeps source tiles on disk; None keeps none.
-        shift_m: Metres to the east and to the north by which the imagery is moved.
-        max_empty: Greatest share of a crop's pixels without data.
-        keep_one_colour: Treat source tiles of one colour as imagery rather than as ground without data.
+        client: HTTP client.
+        cache: Cache of source tiles on disk; None for no cache.
+        shift_m: Metres by which the imagery is moved to the east and to the north.
+        max_empty: Maximum share of a crop's pixels without data.
+        keep_one_colour: Whether source tiles of one colour are imagery instead of ground without data.
 
     Attributes:
-        bad: Source tiles that are not used, by reason.
-        fetched: Source tiles that were requested and answered.
-        refusal: The last error message of the server, empty if there was none.
+        bad: Number of source tiles that are not used, by reason.
+        fetched: Number of source tiles for which the server sent a response.
+        refusal: Last error message of the server, "" if there was none.
     """
 
     def __init__(
@@ -97,17 +97,17 @@ class TileReader:
             index: Zoom, column and row.
 
         Raises:
-            ImageryStoppedError: The server does not answer any more, or the cache cannot be written.
+            ImageryStoppedError: The server does not respond any more, or the cache cannot be written.
         """
         with self._lock:
             if index in self._memory:
                 self._memory.move_to_end(index)
                 return self._memory[index]
             future = self._in_work.get(index)
-            is_ours = future is None
+            must_load = future is None
             if future is None:
                 future = self._in_work[index] = Future()
-        if not is_ours:
+        if not must_load:
             return future.result()
         try:
             found = self._load(index)
@@ -123,7 +123,7 @@ class TileReader:
         return found
 
     def tile_uncounted(self, index: TileIndex) -> SourceTile | str:
-        """As `tile`, without counting a source tile that cannot be used in `bad`."""
+        """Like `tile`, but a source tile that cannot be used is not counted in `bad`."""
         found = self.tile(index)
         if isinstance(found, str):
             with self._lock:
@@ -134,20 +134,20 @@ class TileReader:
 
     @property
     def side(self) -> int:
-        """Side of a source tile in pixels: as `probe` measured it, before that as the grid states it."""
+        """Side of a source tile in pixels: measured by `probe`, before that as stated by the grid."""
         return self._side or next(iter(self.service.grid.levels.values())).tile
 
     def probe(self, indices: list[TileIndex]) -> list[str]:
-        """Read some source tiles and set the size of source tiles to that of most of them.
+        """Read some source tiles, and set the size of source tiles to the most frequent one.
 
         Args:
-            indices: Zoom, column and row of each.
+            indices: Zoom, column and row of each source tile.
 
         Returns:
-            Reasons of those that cannot be used.
+            Reasons of the source tiles that cannot be used.
 
         Raises:
-            ImageryStoppedError: The server does not answer any more, or the cache cannot be written.
+            ImageryStoppedError: The server does not respond any more, or the cache cannot be written.
         """
         found = {index: self.tile(index) for index in indices}
         sides = Counter(tile.pixels.shape[0] for tile in found.values() if isinstance(tile, SourceTile))
@@ -156,31 +156,32 @@ class TileReader:
         for index, tile in found.items():
             if isinstance(tile, SourceTile) and tile.pixels.shape[0] != self._side:
                 self._withdraw(index, tile_content.WRONG_SIZE)
-        # Read again: a repeated picture is detected at its second occurrence, and the first one is withdrawn.
+        # Read again, since the first occurrence of a repeated image is withdrawn only at the second one.
         return [tile for tile in map(self.tile, indices) if isinstance(tile, str)]
 
     def crop(self, to_pixel: np.ndarray, level: Level, tile_m: float, pixels: int) -> tuple[Image.Image | None, str]:
-        """A north-up tile of a ground size, resampled once from the source tiles under it.
+        """Crop a north-up tile of a ground size, resampled once from the source tiles under it.
 
         Args:
             to_pixel: Affine map from (east, north) metres around the centre to pixels of the level, (2, 3).
-            level: Zoom level to take.
-            tile_m: Side in metres on the ground.
-            pixels: Side in pixels.
+            level: Zoom level of the source tiles.
+            tile_m: Side of the tile in metres on the ground.
+            pixels: Side of the tile in pixels.
 
         Returns:
-            The RGB image, or None where too much of it holds no data; and the most frequent reason of missing pixels.
+            The RGB image, or None if too much of it has no data; and the most frequent reason of missing pixels, "" if
+            none is missing.
 
         Raises:
-            ImageryStoppedError: The server does not answer any more, or the cache cannot be written.
+            ImageryStoppedError: The server does not respond any more, or the cache cannot be written.
         """
         if self.side != level.tile:
             to_pixel, level = to_pixel * (self.side / level.tile), level.with_tile(self.side)
         to_pixel = to_pixel.copy()
         to_pixel[:, 2] -= to_pixel[:, :2] @ self._shift
-        turns = 3 if self._wraps else 1  # the plane repeats itself across the date line
-        to_pixel[0, 2] += level.width * (turns // 2)
-        window = TileWindow.under(to_pixel, tile_m, pixels, turns * level.width, level.height)
+        copies = 3 if self._wraps else 1  # the plane is repeated to both sides of the date line
+        to_pixel[0, 2] += level.width * (copies // 2)
+        window = TileWindow.under(to_pixel, tile_m, pixels, copies * level.width, level.height)
         if window.is_empty:
             return None, tile_content.MISSING
         whole = window.whole_box()
@@ -197,7 +198,7 @@ class TileReader:
         return image, reason or ("" if image is not None else tile_content.MISSING)
 
     def _assemble(self, box: tuple[int, int, int, int], level: Level) -> tuple[np.ndarray, np.ndarray, Counter[str]]:
-        """Pixels and mask of a box of the grid, from the source tiles; and the pixels without data by reason."""
+        """Pixels and mask of a box of the grid, from source tiles; number of pixels without data by reason."""
         left, top, right, bottom = box
         canvas = np.zeros((bottom - top, right - left, 3), np.uint8)
         mask = np.zeros((bottom - top, right - left), np.uint8)
@@ -218,27 +219,27 @@ class TileReader:
         return canvas, mask, reasons
 
     def _load(self, index: TileIndex) -> SourceTile | str:
-        """A source tile from the cache or the server, or its reason, which is counted once for each tile."""
+        """A source tile from the cache or the server, or the reason why it cannot be used, which is counted once."""
         try:
-            found: SourceTile | str = self._cached(index) or self._fetched(index)
+            found: SourceTile | str = self._load_cached(index) or self._fetch(index)
         except NotAPictureError as error:
             found = error.reason
         if isinstance(found, str):
             self._count(index, found)
         return found
 
-    def _cached(self, index: TileIndex) -> SourceTile | None:
-        """A source tile of the cache, None if it is not there. A damaged file is removed, so that it is fetched again.
+    def _load_cached(self, index: TileIndex) -> SourceTile | None:
+        """A source tile from the cache, None if it is not cached. A damaged file is removed and fetched again.
 
         Raises:
-            NotAPictureError: It is remembered as missing, or repeats another one.
+            NotAPictureError: The tile is recorded as missing, or repeats another one.
         """
         if self.cache is None:
             return None
         content = self.cache.get(*index)
         if content is not None:
             try:
-                return self._checked(content, index)[0]
+                return self._decode(content, index)[0]
             except NotAPictureError as error:
                 self.cache.drop(*index)
                 if error.reason == tile_content.REPEATED:
@@ -248,7 +249,13 @@ class TileReader:
             raise NotAPictureError(reason)
         return None
 
-    def _fetched(self, index: TileIndex) -> SourceTile:
+    def _fetch(self, index: TileIndex) -> SourceTile:
+        """Fetch a source tile and cache it.
+
+        Raises:
+            NotAPictureError: The server has no such tile, refuses, or sends other content.
+            HostUnavailableError: The server does not respond any more.
+        """
         try:
             answer = self.service.fetch(self.client, *index)
         except HostUnavailableError:
@@ -263,7 +270,7 @@ class TileReader:
         try:
             if answer.is_missing:
                 raise NotAPictureError(tile_content.MISSING)
-            tile, suffix = self._checked(answer.content, index)
+            tile, suffix = self._decode(answer.content, index)
         except NotAPictureError as error:
             reason = error.reason
             if reason in tile_content.LASTING:
@@ -273,14 +280,20 @@ class TileReader:
         return tile
 
     def _store(self, action: Callable[[TileCache], Any]) -> None:
+        """Write to the cache, if there is one."""
         if self.cache is None:
             return
         try:
             action(self.cache)
-        except GenGeoError as error:  # a full disk ends the build; the next run continues from here
+        except GenGeoError as error:  # a full disk ends the build, and the next run continues
             raise ImageryStoppedError(error) from error
 
-    def _checked(self, content: bytes, index: TileIndex) -> tuple[SourceTile, str]:
+    def _decode(self, content: bytes, index: TileIndex) -> tuple[SourceTile, str]:
+        """Decode and check a source tile; also returns the suffix of its format.
+
+        Raises:
+            NotAPictureError: The content cannot be used.
+        """
         pixels, mask, suffix = decode_tile(content, self._keep_one_colour)
         height, width = pixels.shape[:2]
         if height != width or height not in (SIDES if self._side is None else (self._side,)):
@@ -291,7 +304,7 @@ class TileReader:
         return SourceTile(pixels, mask), suffix
 
     def _withdraw(self, index: TileIndex, reason: str) -> None:
-        """Stop using a source tile, for example the first occurrence of a repeated picture."""
+        """Stop using a source tile, for example the first occurrence of a repeated image."""
         if self.cache is not None:
             self.cache.drop(*index)
         with self._lock:

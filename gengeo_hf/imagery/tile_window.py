@@ -1,8 +1,8 @@
-"""Crop a tile of a ground size and a ground sampling distance out of any grid of pixels, resampled once.
+"""Cropping of a tile with a ground size and a ground sampling distance from a grid of pixels, resampled once.
 
 The grid may be a raster file or the pixels of one zoom level of map tiles. Within one tile the map from metres around
 its centre to pixels of the grid is affine to well below a pixel, in every projection that is used for orthophotos.
-True north is up in the tile, also where the grid is rotated against it.
+True north is up in the tile, even if the grid is rotated.
 """
 
 import math
@@ -11,23 +11,23 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-NATIVE = 1.3  # grid pixels in one pixel of a tile, or the inverse, up to which pixels are not resampled
-STRAIGHT = 0.25  # pixels by which a tile may be rotated against the grid and still be treated as not rotated
+NATIVE = 1.3  # maximum ratio of the pixel sizes of grid and tile, or its inverse, without resampling
+STRAIGHT = 0.25  # maximum displacement in pixels of a tile's corner by rotation that is ignored
 
 
 @dataclass(frozen=True)
 class TileWindow:
-    """The pixels of a grid that a tile needs, and how the tile is resampled from them.
+    """Window of a grid that a tile needs, and the map by which the tile is resampled from it.
 
     Args:
-        low: First column and row of the grid that are needed, shape (2,).
-        high: Column and row after the last ones, shape (2,).
-        shape: Rows and columns at which the window should be read: those of the window itself, or fewer where the
-            grid is finer than the tile and the reader can reduce it (overviews).
+        low: First column and row of the window, (2,).
+        high: Column and row after the last ones of the window, (2,).
+        shape: Rows and columns at which the window should be read; fewer than those of the window if the grid is finer
+            than the tile and the reader can reduce it (overviews).
         size: Side of the tile in pixels.
-        to_grid: Linear map from tile (column, row) to grid (column, row), shape (2, 2).
-        origin: Grid (column, row) of the tile's upper left corner, shape (2,).
-        is_inside: Whether the whole tile lies on the grid.
+        to_grid: Linear map from tile (column, row) to grid (column, row), (2, 2).
+        origin: Grid (column, row) of the tile's upper left corner, (2,).
+        is_inside: Whether the grid contains the whole tile.
     """
 
     low: np.ndarray
@@ -43,10 +43,10 @@ class TileWindow:
         """The window under one tile.
 
         Args:
-            to_pixel: Affine map from (east, north) metres around the tile's centre to grid (column, row), shape (2, 3).
+            to_pixel: Affine map from (east, north) metres around the tile's centre to grid (column, row), (2, 3).
             tile_m: Side of the tile in metres on the ground.
             size: Side of the tile in pixels.
-            width, height: Extent of the grid in pixels.
+            width, height: Size of the grid in pixels.
         """
         linear, centre = to_pixel[:, :2], to_pixel[:, 2]
         step = tile_m / size
@@ -62,14 +62,14 @@ class TileWindow:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the tile lies outside the grid."""
+        """Whether the tile is outside the grid."""
         return bool((self.high <= self.low).any())
 
     def whole_box(self) -> tuple[int, int, int, int] | None:
         """Left, top, right and bottom of the whole grid pixels that form the tile; None if it must be resampled.
 
-        It need not be where the grid is not rotated and about as fine as the tile. Such a tile has unchanged pixels of
-        the grid, moved by half a pixel at most, and only the model's own resizing resamples them.
+        No resampling is needed if the grid is not rotated and about as fine as the tile. The tile then consists of
+        unchanged pixels of the grid, displaced by at most half a pixel, which only the model's resizing resamples.
         """
         turned = max(abs(self.to_grid[0, 1]), abs(self.to_grid[1, 0])) * self.size
         scale = np.diag(self.to_grid)
@@ -86,11 +86,11 @@ class TileWindow:
         """Resample the pixels of the window to the tile.
 
         Args:
-            pixels: RGB of the window, (rows, columns, 3) uint8, read at any scale.
-            mask: (rows, columns) uint8, 0 where there is no data.
+            pixels: RGB of the window, uint8 (rows, columns, 3), read at any scale.
+            mask: 0 for pixels without data, uint8 (rows, columns).
 
         Returns:
-            RGB (size, size, 3) uint8, and validity (size, size) bool, or None if every pixel is valid.
+            RGB, uint8 (size, size, 3); and validity, bool (size, size), or None if all pixels are valid.
         """
         scale = np.array([pixels.shape[1], pixels.shape[0]]) / (self.high - self.low)
         matrix, shift = scale[:, None] * self.to_grid, scale * (self.origin - self.low)
@@ -100,14 +100,15 @@ class TileWindow:
         return smooth, self._transform(Image.fromarray(mask), matrix, shift, Image.Resampling.NEAREST) > 0
 
     def _transform(
-        self, image: Image.Image, matrix: np.ndarray, shift: np.ndarray, how: Image.Resampling
+        self, image: Image.Image, matrix: np.ndarray, shift: np.ndarray, resampling: Image.Resampling
     ) -> np.ndarray:
+        """Resample an image to the tile by an affine map from tile pixels to image pixels."""
         size = (self.size, self.size)
         side = self.size * np.diag(matrix)
         left, top, right, bottom = (float(value) for value in (*shift, *(shift + side)))
         is_straight = abs(matrix[0, 1]) * self.size < STRAIGHT and abs(matrix[1, 0]) * self.size < STRAIGHT
         fits = shift.min() >= 0 and right <= image.width and bottom <= image.height and side.min() > 0
         if is_straight and fits:  # the filter of `resize` averages where the grid is finer than the tile
-            return np.asarray(image.resize(size, how, box=(left, top, right, bottom)))
+            return np.asarray(image.resize(size, resampling, box=(left, top, right, bottom)))
         coefficients = (matrix[0, 0], matrix[0, 1], shift[0], matrix[1, 0], matrix[1, 1], shift[1])
-        return np.asarray(image.transform(size, Image.Transform.AFFINE, coefficients, resample=how))
+        return np.asarray(image.transform(size, Image.Transform.AFFINE, coefficients, resample=resampling))

@@ -1,4 +1,4 @@
-"""Aerial tiles: the table of their positions, and the interface that reads their pixels.
+"""Aerial tiles: the table of their positions, and the interface for reading their pixels.
 
 Tables, rasters, map tiles and data sets are read as a `TileSource`; `gengeo_hf.index.build` encodes its tiles.
 """
@@ -19,31 +19,31 @@ from gengeo_hf.imagery.tile_content import ONE_COLOUR, NotAPictureError, is_one_
 if TYPE_CHECKING:
     from gengeo_hf.imagery.plan import ImageryPlan
 
-NO_DATA_SHARE = "no_data_share"  # key in the `info` of a tile's image: share of its pixels without data, above 0
+NO_DATA_SHARE = "no_data_share"  # key in the `info` of a tile's image: share of pixels without data, if above 0
 
 TILE_SCHEMA = pa.schema(
     [
         pa.field("tile_id", pa.string(), nullable=False),
-        pa.field("lat", pa.float64(), nullable=False),  # of the tile's centre, degrees, WGS84
+        pa.field("lat", pa.float64(), nullable=False),  # centre of the tile in degrees, WGS84
         pa.field("lon", pa.float64(), nullable=False),
-        pa.field("west", pa.float64()),  # bounds in degrees; null where unknown, west > east across the date line
+        pa.field("west", pa.float64()),  # bounds in degrees, null if unknown; west > east across the date line
         pa.field("south", pa.float64()),
         pa.field("east", pa.float64()),
         pa.field("north", pa.float64()),
         pa.field("area", pa.string()),
-        pa.field("source", pa.string()),  # the file that the pixels came from
+        pa.field("source", pa.string()),  # file of the pixels, or name of the source
     ]
 )
 
 
 @dataclass(frozen=True)
 class Rights:
-    """Attribution, licence, date and address of imagery; empty texts are unknown.
+    """Attribution, licence, date and address of imagery; "" for unknown values.
 
     Args:
         attribution: Text that must be shown with the imagery, for example "Maanmittauslaitos".
         licence: Name or address of the licence, for example "CC BY 4.0".
-        acquired: Date, year or range of dates of the flight, as the source or the user states it.
+        acquired: Date, year or range of dates of the flight, as stated by the source or the user.
         address: Address of the source, without secrets.
     """
 
@@ -53,27 +53,37 @@ class Rights:
     address: str = ""
 
     def or_else(self, other: "Rights") -> "Rights":
-        """These rights, completed by those of `other`."""
-        return Rights(*(mine or theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
+        """These rights, with unknown values taken from `other`."""
+        return Rights(*(own or fallback for own, fallback in zip(astuple(self), astuple(other), strict=True)))
 
 
 class ImageryStoppedError(SourceStoppedError):
-    """No further tile can be read: the server does not answer, or the disk is full. What was read is kept."""
+    """No further tile can be read, since the server does not respond or the disk is full. Read tiles are kept."""
 
 
 class TileSource(Protocol):
     """Imagery as tiles.
 
-    `table` is known before any pixel is read, so that a build can be divided, resumed and counted. A source whose
-    pixels depend on options that its table does not show describes them in a text `rendering`: an interrupted build
-    is not resumed if it differs. A source with a true attribute `keeps_one_colour` has its tiles of one colour indexed.
+    `table` is known before pixels are read, so that a build can be divided, resumed and counted. A source whose pixels
+    depend on options that its table does not show states them in an attribute `rendering` (text), and an interrupted
+    build is resumed only if it is equal. If an attribute `keeps_one_colour` is true, tiles of one colour are indexed.
+
+    Attributes:
+        name: Name of the source in messages and in the index.
+        table: Tiles in the columns of `TILE_SCHEMA`, one row each.
     """
 
     name: str
     table: pa.Table  # TILE_SCHEMA, one row for each tile
 
     def read(self, row: int) -> Image.Image | None:
-        """Pixels of one tile, north up, RGB; None where the imagery holds no data. Called from several threads.
+        """Read one tile. Called from several threads.
+
+        Args:
+            row: Row of `table`.
+
+        Returns:
+            RGB image, north up; None if the imagery has no data.
 
         Raises:
             GenGeoError: The pixels cannot be read.
@@ -83,24 +93,27 @@ class TileSource(Protocol):
 
 @runtime_checkable
 class PlannedSource(Protocol):
-    """A `TileSource` that is fetched from servers, with an estimate beforehand."""
+    """A `TileSource` that is fetched from servers and can estimate the requests beforehand."""
 
     rights: Rights
 
     def plan(self) -> "ImageryPlan":
-        """Tiles, requests, megabytes and minutes; nothing is requested."""
+        """Estimate tiles, requests, megabytes and minutes, without any request."""
         ...
 
     def prepare(self) -> str:
-        """Read some tiles before the work begins; a note for the user, or empty.
+        """Read some tiles before the work begins.
+
+        Returns:
+            A note for the user, "" for none.
 
         Raises:
-            ImageryStoppedError: The source is not usable.
+            ImageryStoppedError: The source cannot be used.
         """
         ...
 
     def summary(self) -> str:
-        """What was fetched and what was not used, in one line."""
+        """Numbers of fetched and of unused tiles, as one line."""
         ...
 
 
@@ -108,8 +121,8 @@ class SubsetTiles:
     """Some tiles of a source.
 
     Args:
-        source: All tiles.
-        ids: Ids of those that are wanted.
+        source: Source of all tiles.
+        ids: Ids of the tiles of the subset.
     """
 
     def __init__(self, source: "TileSource", ids: pa.ChunkedArray) -> None:
@@ -117,42 +130,49 @@ class SubsetTiles:
         wanted = pc.is_in(source.table["tile_id"], value_set=ids.combine_chunks())
         self._rows = np.flatnonzero(wanted.to_numpy(zero_copy_only=False))
         self.name, self.table = source.name, source.table.take(pa.array(self._rows))
-        self.rights: Rights = getattr(source, "rights", Rights())  # a user's own source may state none
+        self.rights: Rights = getattr(source, "rights", Rights())  # not a member of the protocol
         self.rendering: str = getattr(source, "rendering", "")
         self.acquired: dict[str, str] = getattr(source, "acquired", {})
         self.keeps_one_colour: bool = getattr(source, "keeps_one_colour", False)
 
     def read(self, row: int) -> Image.Image | None:
-        """Pixels of one tile."""
+        """Read one tile; see `TileSource`."""
         return self._source.read(int(self._rows[row]))
 
 
 def read_tile(source: TileSource, row: int) -> Image.Image | None:
-    """Pixels of one tile of any source, before it is encoded; None where the imagery holds no data.
+    """Read one tile of any source for encoding.
+
+    Args:
+        source: Any source.
+        row: Row of its table.
+
+    Returns:
+        The image, None if the imagery has no data.
 
     Raises:
-        NotAPictureError: All its pixels that hold data have one colour.
+        NotAPictureError: All pixels with data have one colour, and the source does not keep such tiles.
         GenGeoError: The pixels cannot be read.
     """
     image = source.read(row)
     if image is None or getattr(source, "keeps_one_colour", False):
         return image
     pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    # Where some pixels hold no data these are black, see `tile_image`.
+    # Pixels without data are black, see `tile_image`.
     if is_one_colour(pixels, np.asarray(pixels.any(axis=-1)) if NO_DATA_SHARE in image.info else None):
         raise NotAPictureError(ONE_COLOUR)
     return image
 
 
-def tile_image(pixels: np.ndarray, empty: float, most_empty: float) -> Image.Image | None:
-    """The image of a tile; None where too much of it holds no data.
+def tile_image(pixels: np.ndarray, empty: float, max_empty: float) -> Image.Image | None:
+    """The image of a tile, None if too much of it has no data.
 
     Args:
-        pixels: RGB, (rows, columns, 3) uint8, black where there is no data.
-        empty: Share of its pixels without data; noted in the image's `info` where it is above 0.
-        most_empty: Share that is allowed.
+        pixels: RGB, uint8 (rows, columns, 3), black for pixels without data.
+        empty: Share of pixels without data, which is stored in the image's `info` if it is above 0.
+        max_empty: Maximum share of pixels without data.
     """
-    if empty > most_empty:
+    if empty > max_empty:
         return None
     image = Image.fromarray(pixels)
     if empty:
@@ -168,13 +188,13 @@ def tile_table(
     area: str | Sequence[str] = "",
     source: str | Sequence[str] = "",
 ) -> pa.Table:
-    """Put columns into `TILE_SCHEMA`.
+    """Make a table with the columns of `TILE_SCHEMA`.
 
     Args:
-        ids: A unique id for each tile.
+        ids: Unique id of each tile.
         lat, lon: Centres in degrees, (tiles,).
-        bounds: Bounds of each tile; None or a NaN side means unknown.
-        area, source: One value for all tiles, or one for each.
+        bounds: Bounds of each tile in degrees; None or with a NaN side if unknown.
+        area, source: One value for all tiles, or one value for each.
 
     Raises:
         GenGeoError: See `check_tiles`.
@@ -188,7 +208,10 @@ def tile_table(
 
 
 def check_tiles(table: pa.Table) -> pa.Table:
-    """Return the table when every id is unique and every centre is on Earth.
+    """Check ids and centres of a table of tiles.
+
+    Returns:
+        The table, unchanged.
 
     Raises:
         GenGeoError: An id is repeated, or a centre is missing or outside -90..90, -180..180 degrees.
@@ -199,7 +222,7 @@ def check_tiles(table: pa.Table) -> pa.Table:
         twice = counts.field("values")[pc.index(pc.greater(counts.field("counts"), 1), True).as_py()].as_py()
         raise GenGeoError(f"the tile id {twice!r} occurs twice; every tile needs its own id")
     lat, lon = table["lat"].to_numpy(), table["lon"].to_numpy()
-    wrong = ~((np.abs(lat) <= 90) & (np.abs(lon) <= 180))  # NaN compares false, so it is caught as well
+    wrong = ~((np.abs(lat) <= 90) & (np.abs(lon) <= 180))  # comparisons with NaN are false, so NaN is wrong too
     if wrong.any():
         row = int(np.argmax(wrong))
         raise GenGeoError(
@@ -210,7 +233,7 @@ def check_tiles(table: pa.Table) -> pa.Table:
 
 
 def row_bounds(table: pa.Table, row: int) -> Bounds | None:
-    """The bounds of one tile, None where they are unknown."""
+    """The bounds of one tile in degrees, None if unknown."""
     west, south, east, north = (table[side][row].as_py() for side in ("west", "south", "east", "north"))
     if west is None or south is None or east is None or north is None:
         return None

@@ -1,7 +1,7 @@
 """HTTP transport of the imagery client that connects to checked IP addresses only.
 
-The name of a host is resolved when a connection is made, each IP address is checked, and the connection goes to a
-checked one. If the environment sets a proxy, the proxy resolves names; names that can be resolved here are checked too.
+The name of a host is resolved when a connection is made, each IP address is checked, and the connection uses a checked
+one. If the environment sets a proxy, the proxy resolves names; names that can be resolved locally are checked too.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ MAX_CONNECTIONS = 64
 
 
 class CheckedNetwork(httpcore.SyncBackend):
-    """Connects to IP addresses that were resolved and checked; used by httpcore's pool.
+    """Network backend of httpcore that connects only to resolved and checked IP addresses.
 
     Args:
         allow_private: Whether private, loopback and link-local addresses are allowed.
@@ -36,10 +36,11 @@ class CheckedNetwork(httpcore.SyncBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """Connect to the first IP address of a host that accepts.
+        """Connect to the first IP address of a host that accepts a connection.
 
         Raises:
-            GenGeoError: One of its addresses is not public, and private ones are not allowed.
+            GenGeoError: An IP address is not public, and private ones are not allowed.
+            httpcore.ConnectError: The name cannot be resolved, or no IP address accepts a connection.
         """
         try:
             numbers = resolve(host, port, self._allow_private)
@@ -55,7 +56,7 @@ class CheckedNetwork(httpcore.SyncBackend):
 
 
 class GuardedTransport(httpx.BaseTransport):
-    """Connects to checked IP addresses only, or through the proxy of the environment if one is set.
+    """HTTP transport that connects to checked IP addresses only, or through the proxy of the environment.
 
     Args:
         allow_private: Whether private, loopback and link-local addresses are allowed.
@@ -64,7 +65,7 @@ class GuardedTransport(httpx.BaseTransport):
     def __init__(self, allow_private: bool = False) -> None:
         self._allow_private = allow_private
         context = _certificates()
-        # The pool knows hosts by their names, and the certificate is checked against the name.
+        # The pool identifies hosts by name, so that certificates are checked against the name.
         self._direct = httpcore.ConnectionPool(
             ssl_context=context,
             max_connections=MAX_CONNECTIONS,
@@ -85,7 +86,7 @@ class GuardedTransport(httpx.BaseTransport):
         proxy = self._proxies.get(url.scheme)
         if proxy is not None and not urllib.request.proxy_bypass(url.host):
             port = url.port or (443 if url.scheme == "https" else 80)
-            with contextlib.suppress(OSError):  # in some networks only the proxy can resolve public names
+            with contextlib.suppress(OSError):  # in some networks only the proxy resolves public names
                 resolve(url.host, port, self._allow_private)
             return proxy.handle_request(request)
         target = httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path)
@@ -110,7 +111,7 @@ class GuardedTransport(httpx.BaseTransport):
 
 
 class _Stream(httpx.SyncByteStream):
-    """The body of an answer; errors are raised as those of httpx."""
+    """Body of a response, which raises errors of httpx instead of httpcore."""
 
     def __init__(self, stream: Any, request: httpx.Request) -> None:
         self._stream, self._request = stream, request
@@ -125,7 +126,7 @@ class _Stream(httpx.SyncByteStream):
 
 @contextlib.contextmanager
 def _translated(request: httpx.Request) -> Iterator[None]:
-    """Raise httpx's exception of the same name for one of httpcore."""
+    """Convert exceptions of httpcore to those of httpx with the same name."""
     try:
         yield
     except (httpcore.TimeoutException, httpcore.NetworkError, httpcore.ProtocolError, httpcore.ProxyError) as error:
@@ -134,7 +135,7 @@ def _translated(request: httpx.Request) -> Iterator[None]:
 
 
 def _certificates() -> Any:
-    """Trusted certificates: those of SSL_CERT_FILE and SSL_CERT_DIR if they are set, else those of certifi."""
+    """Trusted certificates: those of SSL_CERT_FILE and SSL_CERT_DIR if set, else those of certifi."""
     try:
         return httpx.create_ssl_context()
     except OSError as error:

@@ -1,7 +1,7 @@
 """Tiles of a WMS layer.
 
-A WMS draws any box. It is asked for the tiles of a fixed grid (Web Mercator where it offers that), so that its images
-are cached, counted and checked like map tiles.
+A WMS renders arbitrary boxes. The tiles of a fixed grid are requested (in Web Mercator if the WMS offers it), so that
+the images are cached, counted and checked like map tiles.
 """
 
 from collections.abc import Mapping
@@ -32,12 +32,12 @@ class WmsService:
     """Tiles of a WMS layer; see `TileService`.
 
     Args:
-        name: What messages call it; without secrets.
-        grid: The grid whose tiles are requested.
+        name: Name in messages, without secrets.
+        grid: Grid whose tiles are requested.
         template: Address of a GetMap request without its box.
-        extent: Bounds of the layer in degrees; None where they are not stated.
-        rights: What the capabilities state.
-        is_swapped: Whether the box of a request has north before east.
+        extent: Bounds of the layer in degrees; None if they are not stated.
+        rights: Rights that the capabilities state.
+        is_swapped: Whether boxes in requests have north before east.
         headers: Further header fields.
     """
 
@@ -66,12 +66,12 @@ class WmsService:
         return f"{self._template}&BBOX={','.join(f'{value:.10g}' for value in box)}"
 
     def fetch(self, client: ImageryClient, zoom: int, column: int, row: int) -> Answer:
-        """The answer for one tile."""
+        """The response for one tile."""
         return client.get(self.address(zoom, column, row), headers=self._headers)
 
 
 def open_wms(address: str, options: TilingOptions) -> TileSource:
-    """Tiles of a WMS layer."""
+    """Open tiles of a WMS layer."""
     service, client = wms_service(address, options.net)
     return tiles_of(service, options, client)
 
@@ -80,7 +80,7 @@ def wms_service(address: str, net: NetOptions) -> tuple[WmsService, ImageryClien
     """Read the capabilities of a WMS and choose layer, CRS and format.
 
     Raises:
-        GenGeoError: They cannot be read, or the user must choose a layer.
+        GenGeoError: The capabilities cannot be read, or the user must choose a layer.
     """
     client = ImageryClient(net.client, (host_of(address),))
     content = capabilities(client, address, "WMS")
@@ -114,7 +114,7 @@ def _wms_service(client: ImageryClient, address: str, content: bytes, net: NetOp
 
 
 def _wms_template(base: str, address: str, version: str, layer: str, image: str, crs: str, pixels: int) -> str:
-    """Address of GetMap requests without their box; further parameters of both addresses, such as keys, are kept."""
+    """Address of GetMap requests without a box. Further parameters of both addresses, such as keys, are kept."""
     query = {
         "SERVICE": "WMS",
         "VERSION": version,
@@ -135,7 +135,7 @@ def _wms_template(base: str, address: str, version: str, layer: str, image: str,
 
 
 def _wms_crs(offered: list[str], wanted: str | None, layer: str) -> str:
-    """The CRS of the requests to a WMS: Web Mercator, else one in metres, else degrees."""
+    """CRS of the requests to a WMS: the stated one, else Web Mercator, else one in metres, else degrees."""
     if wanted is not None:
         if wanted not in offered:
             raise GenGeoError(f"the layer {layer} has no CRS {wanted!r}; it has {', '.join(sorted(offered)[:12])}")

@@ -26,19 +26,19 @@ from gengeo_hf.imagery.hosts import host_of, redact
 from gengeo_hf.imagery.options import NetOptions, TilingOptions
 from gengeo_hf.imagery.tiles import Rights, TileSource
 
-PIXEL_M = 0.00028  # of the "standardized rendering pixel" that scale denominators refer to (OGC 07-057r7)
-DEGREE_M = 111_319.49079327358
+PIXEL_M = 0.00028  # size of the "standardized rendering pixel" of scale denominators (OGC 07-057r7)
+DEGREE_M = 111_319.49079327358  # metres in one degree of the equator
 
 
 class WmtsService:
     """Tiles of a WMTS layer; see `TileService`.
 
     Args:
-        name: What messages call it; without secrets.
-        grid: The grid of the matrix set.
+        name: Name in messages, without secrets.
+        grid: Grid of the matrix set.
         template: Address with {TileMatrix}, {TileRow} and {TileCol}.
-        extent: Bounds of the layer in degrees; None where they are not stated.
-        rights: What the capabilities state.
+        extent: Bounds of the layer in degrees; None if they are not stated.
+        rights: Rights that the capabilities state.
         headers: Further header fields.
     """
 
@@ -71,7 +71,7 @@ class WmtsService:
         return address
 
     def fetch(self, client: ImageryClient, zoom: int, column: int, row: int) -> Answer:
-        """The answer for one tile. A WMTS answers status 400 for a tile out of range, which is treated as missing."""
+        """The response for one tile. Status 400, which a WMTS sends for tiles out of range, is treated as missing."""
         try:
             return client.get(self.address(zoom, column, row), headers=self._headers)
         except ServerError as error:
@@ -81,7 +81,7 @@ class WmtsService:
 
 
 def open_wmts(address: str, options: TilingOptions) -> TileSource:
-    """Tiles of a WMTS layer."""
+    """Open tiles of a WMTS layer."""
     service, client = wmts_service(address, options.net)
     return tiles_of(service, options, client)
 
@@ -90,7 +90,7 @@ def wmts_service(address: str, net: NetOptions) -> tuple[WmtsService, ImageryCli
     """Read the capabilities of a WMTS and choose layer and matrix set.
 
     Raises:
-        GenGeoError: They cannot be read, or the user must choose a layer or matrix set.
+        GenGeoError: The capabilities cannot be read, or the user must choose a layer or matrix set.
     """
     client = ImageryClient(net.client, (host_of(address),))
     content = capabilities(client, address, "WMTS")
@@ -118,6 +118,7 @@ def _wmts_service(client: ImageryClient, address: str, content: bytes, net: NetO
 
 
 def _wmts_template(layer: Any, matrix_set: str, document: Any, address: str) -> str:
+    """Address of GetTile requests with {TileMatrix}, {TileRow} and {TileCol}: RESTful if offered, else key-value."""
     resources = [entry for entry in layer.resourceURLs or [] if entry.get("resourceType") == "tile"]
     kinds = [kind for kind in FORMATS if kind in (layer.formats or [])] or list(layer.formats or ["image/jpeg"])
     style = next((name for name, value in (layer.styles or {}).items() if value.get("isDefault")), "default")
@@ -149,7 +150,7 @@ def _wmts_template(layer: Any, matrix_set: str, document: Any, address: str) -> 
 
 
 def _grid_of(matrix_set: Any) -> TileGrid | None:
-    """The grid of a matrix set; None where its tiles are not square, its CRS is unknown or a number is not valid."""
+    """The grid of a matrix set; None if its tiles are not square, its CRS is unknown or a number is invalid."""
     crs = _crs_name(str(matrix_set.crs))
     levels = []
     try:
@@ -173,7 +174,7 @@ def _grid_of(matrix_set: Any) -> TileGrid | None:
 
 
 def _in_order(grid: TileGrid, extent: Bounds | None) -> TileGrid:
-    """The grid, with the axes of its corner exchanged where the layer's extent lies on it only then.
+    """The grid with the right axis order: axes are exchanged if only then the grid contains the layer's extent.
 
     Servers differ in the axis order of `TopLeftCorner`; the extent is always in degrees east and north.
     """
@@ -189,13 +190,14 @@ def _in_order(grid: TileGrid, extent: Bounds | None) -> TileGrid:
 
 
 def _holds(grid: TileGrid, lat: float, lon: float) -> bool:
+    """Whether a grid contains a position in degrees."""
     level = next(iter(grid.levels.values()))
     x, y = grid.pixels(level, np.array([lat]), np.array([lon]))[:, 0]
     return bool(0 <= x <= level.width and 0 <= y <= level.height)
 
 
 def _crs_name(text: str) -> str:
-    """EPSG:n of the many names of a CRS."""
+    """Name of a CRS as EPSG:n, from a URN, URL or other form."""
     number = text.rstrip("/").replace("::", ":").rpartition(":")[2].rpartition("/")[2]
     if "CRS84" in text or text == "CRS:84":
         return "OGC:CRS84"

@@ -1,7 +1,7 @@
-"""Web map tiles on disk: a directory `z/x/y.png`, or the same in one MBTiles file (SQLite).
+"""Map tiles on disk: a directory `z/x/y.png`, or an MBTiles file (SQLite).
 
-A tile of the Web Mercator grid is square in the projection. On the ground its side shrinks with the cosine of the
-latitude (at 60 degrees half of that at the equator), so the size in metres is computed and not an option.
+A tile of the Web Mercator grid is square in the projection. Its side on the ground is proportional to the cosine of the
+latitude (at 60 degrees it is half of that at the equator), so the size in metres is computed and not an option.
 """
 
 import hashlib
@@ -24,20 +24,20 @@ from gengeo_hf.imagery.sqlite_files import UNREADABLE, BoundedDatabase
 from gengeo_hf.imagery.tile_content import ONE_COLOUR, REPEATED, TRANSPARENT, NotAPictureError, decode_tile
 from gengeo_hf.imagery.tiles import NO_DATA_SHARE, tile_table
 
-MOST_ZOOM = 30  # 4 cm a tile
+MAX_ZOOM = 30  # tiles of 4 cm
 ORDERS = ("zxy", "zyx")
-LEAST_REPEATED = 3  # positions from which on a picture counts as repeated
+MIN_REPEATED = 3  # minimum number of positions of a repeated image
 
 
 def xyz_bounds(zoom: int, column: int, row: int) -> Bounds:
-    """The box of tile `zoom/column/row`, row 0 in the north (OGC 17-083r4, annex D.1; "slippy map").
+    """Bounds of a Web Mercator tile (OGC 17-083r4, annex D.1).
 
     Args:
-        zoom: 0 is one tile for the world; each level halves the side.
-        column, row: counted from 180 degrees west and from 85.05 degrees north.
+        zoom: Zoom level. Level 0 is one tile for the world; each further level halves the side.
+        column, row: Indices of the tile, counted from 180 degrees west and from 85.05 degrees north.
 
     Returns:
-        Degrees: west, south, east, north.
+        West, south, east, north in degrees.
     """
 
     def corner(x: int, y: int) -> tuple[float, float]:
@@ -52,16 +52,16 @@ class XyzTiles:
     """Tiles of a directory: `z/x/y.png`, `z/y/x.png`, with `@2x` or letters (`z18/x1/y1.png`), or flat `z_x_y.png`.
 
     Args:
-        folder: The directory that holds the zoom levels, or the files.
-        zoom: The level to use; None takes the one with the most tiles.
-        tms: Rows are counted from the south, as in the TMS standard.
-        order: Order of the numbers in a name: "zxy", or "zyx" as in the addresses of Esri.
-        leave_out_repeated: Leave out pictures that occur at several positions, instead of only counting them.
-        max_empty: Greatest transparent share of a tile.
-        keep_one_colour: Read tiles of one colour too.
+        folder: Directory that holds the zoom levels or the files.
+        zoom: Zoom level to use; None takes the one with the most tiles.
+        tms: Whether rows are counted from the south, as in the TMS standard.
+        order: Order of the numbers in a path: "zxy", or "zyx" as in addresses of Esri.
+        leave_out_repeated: Whether images that occur at several positions are left out instead of only counted.
+        max_empty: Maximum share of transparent pixels of a tile.
+        keep_one_colour: Whether tiles of one colour are kept.
 
     Raises:
-        GenGeoError: No zoom level, or no tile in it.
+        GenGeoError: The directory has no map tiles, or none of this zoom level.
     """
 
     def __init__(
@@ -100,10 +100,10 @@ class XyzTiles:
         self.notes += self._content.notes(str(folder), [f"{level}/{x}/{y}" for x, y in cells])
 
     def read(self, row: int) -> Image.Image | None:
-        """Decode one tile.
+        """Decode one tile, None if too much of it is transparent.
 
         Raises:
-            GenGeoError: Its file is missing, or is not imagery of the ground.
+            GenGeoError: The file is missing, or is not imagery of the ground.
         """
         return self._content.image(self._bytes(row), row, str(self._paths[row]))
 
@@ -118,13 +118,13 @@ class MbTiles:
     """Raster tiles of an MBTiles file (specification 1.3: rows counted from the south).
 
     Args:
-        path: The file.
-        zoom: The level to use; None takes the one with the most tiles.
-        north_rows: Rows are counted from the north, against the specification, as some programs write them.
+        path: Path of the file.
+        zoom: Zoom level to use; None takes the one with the most tiles.
+        north_rows: Whether rows are counted from the north, as some programs write them against the specification.
         leave_out_repeated, max_empty, keep_one_colour: See `XyzTiles`.
 
     Raises:
-        GenGeoError: Not an MBTiles file, vector tiles, or no tile at that level.
+        GenGeoError: The file is not an MBTiles file, holds vector tiles, or has no tile of this zoom level.
     """
 
     def __init__(
@@ -138,14 +138,14 @@ class MbTiles:
     ) -> None:
         self.name = Path(path).name
         self._path = Path(path)
-        self._local = threading.local()  # an SQLite connection belongs to one thread
+        self._local = threading.local()  # SQLite connections are not safe for threads
         try:
             kind = self._query("SELECT value FROM metadata WHERE name = 'format'")
             found = self._query("SELECT zoom_level, COUNT(*) FROM tiles GROUP BY zoom_level")
             if kind and kind[0][0] == "pbf":
                 raise GenGeoError(f"{path} holds vector tiles; aerial imagery is needed")
-            # An SQLite column may hold values of any type: rows whose level is not an integer are ignored.
-            counts = {level: count for level, count in found if isinstance(level, int) and 0 <= level <= MOST_ZOOM}
+            # An SQLite column may hold values of any type, so rows whose level is not an integer are ignored.
+            counts = {level: count for level, count in found if isinstance(level, int) and 0 <= level <= MAX_ZOOM}
             self._zoom = pick_zoom(counts, zoom, str(path))
             rows_of = self._query(
                 "SELECT tile_column, tile_row, MIN(LENGTH(tile_data)) FROM tiles WHERE zoom_level = ? "
@@ -165,7 +165,7 @@ class MbTiles:
         self.notes += self._content.notes(str(path), [f"{self._zoom}/{x}/{y}" for x, y in rows])
 
     def read(self, row: int) -> Image.Image | None:
-        """Decode one tile.
+        """Decode one tile, None if too much of it is transparent.
 
         Raises:
             GenGeoError: The file cannot be read, or the tile is not imagery of the ground.
@@ -193,17 +193,18 @@ class MbTiles:
 
 
 def _on_grid(zoom: int, column: object, row: object) -> bool:
-    """Whether a zoom level has such a tile."""
+    """Whether column and row are indices of a tile of a zoom level."""
     return all(isinstance(number, int) and 0 <= number < 2**zoom for number in (column, row))
 
 
 class _Content:
-    """Content of tiles: finds pictures that occur at several positions, and refuses what is not imagery.
+    """Decodes tiles, finds images that occur at several positions, and refuses content that is not imagery.
 
     Args:
-        sizes: Bytes of each tile; only tiles of equal size are compared.
-        read: Returns the bytes of a tile.
-        leave_out, max_empty, keep_one_colour: See `XyzTiles`.
+        sizes: Size of each tile's file in bytes; only files of equal size are compared.
+        read: Function from the row of a tile to its bytes.
+        leave_out: See `XyzTiles`, `leave_out_repeated`.
+        max_empty, keep_one_colour: See `XyzTiles`.
     """
 
     def __init__(
@@ -211,39 +212,52 @@ class _Content:
     ) -> None:
         self._leave_out, self._max_empty, self._keep_one_colour = leave_out, max_empty, keep_one_colour
         self.rendering = f"repeated {'left out' if leave_out else 'kept'}, at most {max_empty:g} empty"
-        alike: dict[int, list[int]] = {}
+        by_size: dict[int, list[int]] = {}
         for row, size in enumerate(sizes):
-            alike.setdefault(size, []).append(row)
-        self.repeated: dict[int, int] = {}  # row -> first row that shows the same
+            by_size.setdefault(size, []).append(row)
+        self.repeated: dict[int, int] = {}  # row -> first row with the same image
         groups: dict[bytes, list[int]] = {}
-        for rows in alike.values():
-            for row in rows if len(rows) >= LEAST_REPEATED else ():
+        for rows in by_size.values():
+            for row in rows if len(rows) >= MIN_REPEATED else ():
                 try:
                     groups.setdefault(hashlib.blake2b(read(row), digest_size=16).digest(), []).append(row)
-                except GenGeoError:  # it is counted as unreadable when it is encoded
+                except GenGeoError:  # reported when the tile is encoded
                     continue
         for rows in groups.values():
-            if len(rows) >= LEAST_REPEATED:
+            if len(rows) >= MIN_REPEATED:
                 self.repeated |= dict.fromkeys(rows, rows[0])
 
     def notes(self, name: str, ids: list[str]) -> list[str]:
-        """A note about repeated pictures; empty where there are none."""
+        """Note about repeated images; empty without any.
+
+        Args:
+            name: Name of the source.
+            ids: Id of each tile.
+        """
         if not self.repeated:
             return []
         first = Counter(self.repeated.values()).most_common(1)[0][0]
         others = [ids[row] for row, other in self.repeated.items() if other == first][:3]
-        done = "they are left out" if self._leave_out else "--leave-out-repeated leaves them out"
+        effect = "they are left out" if self._leave_out else "--leave-out-repeated leaves them out"
         return [
             f"{name}: {len(self.repeated):,} of {len(ids):,} tiles show a picture that occurs at other positions too, "
-            f"for example {', '.join(others)} (open water, or 'access blocked'?); {done}"
+            f"for example {', '.join(others)} (open water, or 'access blocked'?); {effect}"
         ]
 
     def image(self, content: bytes, row: int, name: str) -> Image.Image | None:
-        """The decoded tile, transparent pixels filled with the ImageNet mean; None if too much is.
+        """Decode a tile; transparent pixels are filled with the ImageNet mean.
+
+        Args:
+            content: Bytes of the file.
+            row: Row of the tile.
+            name: Name of the tile in messages.
+
+        Returns:
+            The image, None if too much of it is transparent.
 
         Raises:
-            NotAPictureError: It has one colour, is transparent, or is repeated and to be left out.
-            GenGeoError: It cannot be decoded.
+            NotAPictureError: The tile has one colour, is transparent, or is repeated and left out.
+            GenGeoError: The tile cannot be decoded.
         """
         from gengeo_hf.common.images import open_image
 
@@ -288,7 +302,7 @@ def holds_tiles(folder: Path) -> bool:
 
 
 def _tile_files(folder: Path) -> Iterator[Path]:
-    """Image files whose path may be that of a tile: directly in the directory, or two levels below it."""
+    """Image files whose paths may be those of tiles: directly in the directory, or two levels below it."""
     for pattern in ("*/*/*", "*"):
         for path in folder.glob(pattern):
             if path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.relative_to(folder)):
@@ -296,9 +310,9 @@ def _tile_files(folder: Path) -> Iterator[Path]:
 
 
 def _numbers_of(path: Path) -> tuple[int, int, int] | None:
-    """Zoom and the two other numbers of a relative path, None where it is not that of a tile."""
+    """Zoom and the two other numbers of a relative path, None if it is not that of a tile."""
     stem = re.sub(r"@\d+x$", "", path.stem)
-    is_raster = path.suffix.lower() in (".tif", ".tiff", ".jp2")  # 12_05_2020.tif is a day and not a tile
+    is_raster = path.suffix.lower() in (".tif", ".tiff", ".jp2")  # the numbers in 12_05_2020.tif are a date
     flat = [] if is_raster else re.split(r"[_\-,.]", stem)
     parts = [*path.parts[:-1], stem] if len(path.parts) == 3 else flat
     if len(parts) != 3:
@@ -307,19 +321,19 @@ def _numbers_of(path: Path) -> tuple[int, int, int] | None:
     if any(match is None for match in found):
         return None
     z, one, two = (int(match[1]) for match in found if match is not None)
-    return (z, one, two) if z <= MOST_ZOOM and max(one, two) < 2**z else None
+    return (z, one, two) if z <= MAX_ZOOM and max(one, two) < 2**z else None
 
 
 def pick_zoom(counts: dict[int, int], zoom: int | None, where: str) -> int:
-    """The zoom level to use.
+    """Choose the zoom level to use.
 
     Args:
-        counts: Number of tiles of each level.
-        zoom: Wanted level; None takes the one with the most tiles, and of equal ones the deepest.
+        counts: Number of tiles by zoom level.
+        zoom: Requested level; None takes the one with the most tiles, of equal ones the highest.
         where: Name of the source for messages.
 
     Raises:
-        GenGeoError: There are no levels, or not the wanted one.
+        GenGeoError: There are no levels, or not the requested one.
     """
     if not counts:
         raise GenGeoError(f"{where} holds no map tiles (z/x/y)")
@@ -329,7 +343,7 @@ def pick_zoom(counts: dict[int, int], zoom: int | None, where: str) -> int:
 
 
 def _level_note(counts: dict[int, int], level: int, where: str) -> list[str]:
-    """A note about the levels, where there are several."""
+    """Note about the levels if there are several; else empty."""
     if len(counts) == 1:
         return []
     there = ", ".join(f"{counts[z]:,} tiles at zoom {z}" for z in sorted(counts))
@@ -337,11 +351,11 @@ def _level_note(counts: dict[int, int], level: int, where: str) -> list[str]:
 
 
 def _grid_table(zoom: int, cells: list[tuple[int, int]], source: str) -> pa.Table:
-    """The tile table of Web Mercator tiles (column, row from the north)."""
+    """Tile table of Web Mercator tiles (column, row from the north)."""
     if not cells:
         raise GenGeoError(f"{source} holds no image at zoom level {zoom}")
     bounds = [xyz_bounds(zoom, x, y) for x, y in cells]
-    # The centre of the pixels, which in this projection differs a little from the centre in degrees.
+    # The centre of the pixels, which differs slightly from the centre in degrees in this projection.
     middles = [xyz_bounds(zoom + 1, 2 * x, 2 * y) for x, y in cells]
     lat, lon = np.array([m.south for m in middles]), np.array([m.east for m in middles])
     return tile_table([f"{zoom}/{x}/{y}" for x, y in cells], lat, lon, bounds, source=source)

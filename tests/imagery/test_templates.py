@@ -92,7 +92,7 @@ def test_two_keys_share_one_cache():
         ("https://t.org/{z}/{x}.jpg", "no {x} or no {y}"),
         ("ftp://t.org/{z}/{x}/{y}.jpg", "only http"),
         ("https://{z}.t.org/{x}/{y}/{z}.jpg", "host name"),
-        ("https://t.org/{z}/{x}/{y}/{some thing}", "not known"),
+        ("https://t.org/{z}/{x}/{y}/{some thing}", "unknown placeholder"),
     ],
 )
 def test_template_that_cannot_work_is_refused(template, message):
