@@ -6,7 +6,7 @@ All methods decode the bytes of a JPEG, resize to the model's size and normalise
 one process, so that other load affects all of them: compare ratios. The script also reports the difference to the
 bicubic resize of PIL in grey levels; with --photos also for real JPEG files.
 
-It then decodes photos of 12 megapixels at full size and at half the size or less (`enough` of `open_image`), and
+It then decodes photos of 12 megapixels at full size and at half the size or less (`target_size` of `open_image`), and
 reports the time, the difference of the resized pixels, and with --model the cosine of the two descriptors.
 """
 
@@ -97,12 +97,12 @@ def reduced(size: tuple[int, int], photos: list[bytes], rounds: int, model: str 
     shape, apart, cosines = {"height": size[0], "width": size[1]}, [], []
     for data in photos:
         for _ in range(rounds):
-            for name, enough in (("whole", None), ("reduced", size)):
+            for name, target in (("whole", None), ("reduced", size)):
                 start = time.process_time()
-                image = open_image(data, enough=enough)
+                image = open_image(data, target_size=target)
                 processor(image, size=shape, return_tensors="pt")
                 seconds[name] += time.process_time() - start
-        images = [open_image(data, enough=enough) for enough in (None, size)]
+        images = [open_image(data, target_size=target) for target in (None, size)]
         options = {"size": shape, "do_rescale": False, "do_normalize": False, "return_tensors": "np"}
         first, second = (processor(image, **options)["pixel_values"].astype(int) for image in images)
         apart.append(np.abs(first - second))

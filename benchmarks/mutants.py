@@ -162,6 +162,11 @@ class Points(ast.NodeVisitor):
             self.add(function.lineno, end - len(name), end, NAMES[name])
         self.generic_visit(node)
 
+    def visit_keyword(self, node: ast.keyword) -> None:
+        """Leave `strict=True` of `zip` alone: it only guards against errors elsewhere."""
+        if node.arg != "strict":
+            self.generic_visit(node)
+
     def visit_arguments(self, node: ast.arguments) -> None:
         """Visit default values, but not annotations."""
         for value in [*node.defaults, *node.kw_defaults]:

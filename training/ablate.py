@@ -130,8 +130,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, help="Path of another plan (see training/ablations/world.yaml).")
     parser.add_argument("--add", type=Path, action="append", default=[], help="YAML file of more rows; repeatable.")
     parser.add_argument("--seeds", type=int, default=5, help="Runs per row (default: 5); intervals need at least 2.")
-    parser.add_argument("--jobs", type=int, default=1, help="Runs that share the cores at a time (default: 1).")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablations"), help="Directory of runs and tables.")
+    parser.add_argument("--jobs", type=int, default=1, help="Parallel runs, which share the cores (default: 1).")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/ablations"), help="Directory of runs and tables (default: %(default)s)."
+    )
     parser.add_argument(
         "--root", action="append", default=[], metavar="DATASET=FOLDER", help="Directory of a data set; repeatable."
     )
@@ -159,16 +161,8 @@ def read_plan(path: Path, added: Iterable[Path] = ()) -> Plan:
     plan: Any = OmegaConf.to_container(OmegaConf.load(path))
     if not isinstance(plan, dict) or not {"base", "test", "tables"} <= plan.keys():
         raise GenGeoError(f"{path} is not a plan of ablations: it needs base, test and tables")
-    defaults: dict[str, Any] = {
-        "budget": [],
-        "roots": {},
-        "stand_ins": {},
-        "stand_in": None,
-        "rates": {},
-        "found_rates": {},
-        "equal_time": {},
-        "note": "",
-    }
+    defaults: dict[str, Any] = {"budget": [], "stand_in": None, "note": ""}
+    defaults |= {name: {} for name in ("roots", "stand_ins", "rates", "found_rates", "equal_time")}
     plan = {**defaults, **plan, "home": path.parent}
     for extra in added:
         more: Any = OmegaConf.to_container(OmegaConf.load(extra)) if extra.is_file() else None

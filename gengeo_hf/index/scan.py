@@ -81,7 +81,8 @@ class _Quantizer:
         """Learn from a sample of tiles, float32 (tiles, dim)."""
         dim = sample.shape[1]
         width = -(-dim // GROUP) * GROUP
-        variances, axes = np.linalg.eigh(np.cov(sample, rowvar=False, bias=True).reshape(dim, dim))
+        centred = (sample - sample.mean(axis=0)).astype(np.float64)
+        variances, axes = np.linalg.eigh(centred.T @ centred / len(sample))  # of one tile too, unlike numpy.cov
         rotation = np.zeros((width, dim), np.float32)
         rotation[_balanced(variances, width // GROUP)] = axes.T
         centroids = faiss.ProductQuantizer(width, width // GROUP, 4)

@@ -180,3 +180,6 @@ def test_error_map_across_the_date_line_equals_that_elsewhere():
     np.testing.assert_allclose(there, here, rtol=1e-6)
     for mine, theirs in zip(dots, others, strict=True):
         np.testing.assert_allclose(theirs, mine, atol=1e-3)
+    east_of_middle = (east - (east.min() + east.max()) / 2) * np.cos(np.radians(lat.mean())) * np.radians(6_371_008.8)
+    apart = np.abs(np.concatenate(dots)[:, :1] - east_of_middle).min(axis=0)  # metres; answers are dots too
+    assert apart.max() < 1 and np.ptp(east_of_middle) > 1000

@@ -6,6 +6,7 @@ import torch
 from transformers import Dinov2Model
 
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from gengeo_hf.model.backbones import family_of
 from tests.conftest import TINY
 from tests.model.test_aggregators import CONVNEXT, KINDS, build
 
@@ -124,3 +125,16 @@ def test_from_pretrained_other_backbones_fill_backbone(kind, tmp_path):
     assert not report["unexpected_keys"]
     for name, value in model.backbone.state_dict().items():
         assert torch.equal(value, source.backbone.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("kind", ["salad", "registers", "dinov3", "convnext salad"])
+def test_patches_before_norm_give_the_patch_tokens_after_the_final_norm(kind):
+    model = build(kind)
+    backbone = model.backbone
+    family = family_of(model.config.backbone_config)
+    with torch.no_grad():
+        output = family.run(backbone, torch.randn(2, 3, 64, 64), output_hidden_states=True)
+        tokens, _ = family.read_tokens(backbone, output)
+        before = family.patches_before_norm(backbone, output)
+        assert torch.allclose(family.final_norm(backbone)(before), tokens, atol=1e-5)
+    assert not torch.allclose(before, tokens, atol=1e-2)

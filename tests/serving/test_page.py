@@ -23,6 +23,7 @@ from gengeo_hf.serving.page import (
     _attribution_outputs,
     _locate,
     _locate_query,
+    build_page,
 )
 from tests.stubs import ListSource
 
@@ -96,6 +97,15 @@ def test_answer_below_threshold_says_dont_know(encoder, index, street):
     locator.close()
     assert "Don&#x27;t know" in banner or "Don't know" in banner
     assert "Less than 99% confident" in banner
+
+
+def test_page_with_calibration_shows_minimum_confidence(encoder, index):
+    calibration = Calibration(-9.0, 10.0, 0.0, 50, encoder.fingerprint, 8, 20, 0.0)
+    locator = Locator(encoder, index, calibration)
+    fields = [component["props"] for component in build_page(locator).config["components"]]
+    locator.close()
+    (slider,) = [field for field in fields if field.get("label") == "Minimum confidence"]
+    assert slider["visible"] and slider["value"] == fragments.LOW_CONFIDENCE
 
 
 def test_replaced_index_is_used_for_next_photo(locator, encoder, index, street):
