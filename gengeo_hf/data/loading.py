@@ -219,7 +219,7 @@ def resized(processor: Any, images: list[Image.Image], view: str) -> torch.Tenso
         view: "ground" or "aerial".
 
     Returns:
-        uint8 (B, 3, H, W).
+        Pixels, uint8 (B, 3, H, W).
     """
     out = processor(images, view=view, do_rescale=False, do_normalize=False, return_tensors="pt")
     return out["pixel_values"]
