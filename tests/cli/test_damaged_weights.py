@@ -34,7 +34,7 @@ def truncate(file):
 DAMAGES = {
     "missing key": (edit(lambda tensors: tensors.pop(NAME)), f"lacks {NAME}"),
     "unexpected key": (edit(lambda tensors: tensors.update(extra=torch.ones(2))), "has the unknown weight extra"),
-    "NaN": (edit(lambda tensors: tensors[NAME].fill_(float("nan"))), f"{NAME} holds values that are not finite"),
+    "NaN": (edit(lambda tensors: tensors[NAME].fill_(float("nan"))), f"{NAME} contains values that are not finite"),
     "truncated": (truncate, "incomplete metadata, file not fully covered"),
 }
 DEVICE = ("--device", "cpu")

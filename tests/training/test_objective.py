@@ -225,7 +225,7 @@ def with_bounds(data):
 @pytest.mark.parametrize(
     ("config", "keys", "message"),
     [
-        ("pbev_world", ["augment.options.fov=[90,90]"], "bird's-eye views and polar tiles need the whole one"),
+        ("pbev_world", ["augment.options.fov=[90,90]"], "bird's-eye views and polar tiles need whole panoramas"),
         ("geodtr_world", ["augment.options.unknown_heading=true"], "fov and unknown_heading crop and roll panoramas"),
         ("auxgeo_world", ["augment.options.fov=[90,90]"], "needs whole panoramas: leave fov"),
         (

@@ -229,7 +229,7 @@ def test_neighbour_tables_without_positions_print_note(lost, capsys):
     tables = {}
     neighbour_tables(some(sampling__pool=2), 1, data, training_pairs(data), tables, Accelerator(cpu=True), None)
     assert list(tables) == ([] if lost else ["geographic"])
-    assert ("2 training tiles have no position" in capsys.readouterr().out) == lost
+    assert ("2 training tiles and their photos have no position" in capsys.readouterr().out) == lost
 
 
 def test_model_ema_equals_recursion_and_keeps_weights():
