@@ -37,13 +37,13 @@ def agreement(domain: str, places: int) -> list[float]:
     for place in region.camera_positions(places):
         panorama = region.draw_ground(place, GROUND, 1, with_labels=True).kinds
         tile = region.draw_aerial(place.tiles[0], (SIDE, SIDE), 1, with_labels=True).kinds
-        assert panorama is not None and tile is not None  # with_labels=True gives them
+        assert panorama is not None and tile is not None  # set because with_labels=True
         classes = torch.from_numpy((panorama == road).astype(np.float32))[None, None]
         scale = TILE_METRES / SIDE
         exact = ground_bev(classes, SIDE, scale, EYE_METRES, vertical_fov=TOP_DEGREES - BOTTOM_DEGREES)
         published = ground_bev(padded_sphere(classes), SIDE, scale)
         east, north = place.x - place.tiles[0].x, place.y - place.tiles[0].y
-        shift = (-round(north / scale), round(east / scale))  # where the camera stands in the tile
+        shift = (-round(north / scale), round(east / scale))  # offset of the camera from the tile centre
         offset = (torch.arange(SIDE) - (SIDE - 1) / 2) * scale
         distance = torch.hypot(offset[:, None], offset[None])
         ring = (distance > 3) & (distance < 15)

@@ -139,15 +139,15 @@ def pictures(photo: Photo, camera: CameraView, canvas: PanoramaCanvas | None, pa
         One picture; eight rolled panoramas if the heading is `UNKNOWN_HEADING`.
 
     Raises:
-        GenGeoError: The rows of a panorama that the model knows have fewer than 8 pixels.
+        GenGeoError: The part of the photo that lies on the canvas has a side of fewer than 8 pixels.
     """
     assert photo.image is not None
     found = _prepare(photo.image, camera.completed_by(photo.metadata.camera), canvas, patch)
     width, height = found[0].image.size
     if min(width, height) < MIN_SIDE:
         raise GenGeoError(
-            f"the part of the photo that the model knows has {width} x {height} pixels; expected at least {MIN_SIDE} "
-            "on each side: give a larger photo, or state its field of view (--fov)"
+            f"the part of the photo within the model's field of view has {width} x {height} pixels; expected at least "
+            f"{MIN_SIDE} on each side: give a larger photo, or state its field of view (--fov)"
         )
     return found
 

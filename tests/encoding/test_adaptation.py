@@ -59,7 +59,7 @@ def test_fit_adaptation_of_too_few_images_or_one_street_raises_an_error():
     with pytest.raises(GenGeoError, match="at least 30 tiles"):
         fit_adaptation(tiles[:29])
     street = np.stack([47 + np.arange(40) * 1e-5, np.full(40, 8.0)], axis=1)  # 40 photos on 45 metres
-    with pytest.raises(GenGeoError, match="the mean of one street"):
+    with pytest.raises(GenGeoError, match="from 2 locations 25 m apart"):
         fit_adaptation(tiles, photos, photo_positions=street)
     town = np.stack([47 + np.arange(40) * 1e-3, np.full(40, 8.0)], axis=1)
     assert fit_adaptation(tiles, photos, photo_positions=town).images == 40

@@ -76,7 +76,7 @@ def test_index_with_a_fused_model_is_built_and_searched(branches, tmp_path, geng
 def test_fused_encoder_of_unsupported_calls_raises_one_line(branches, tmp_path):
     fused = Encoder.from_pretrained(fuse(branches, tmp_path / "both"))
     for call, message in (
-        (lambda: fused.model, "descriptors only"),
+        (lambda: fused.model, "computes only descriptors"),
         (lambda: fused.truncate(8), "truncate the models, then fuse them"),
         (lambda: AdaptedEncoder(fused, Adaptation(flip=True)), "cannot compare mirror images"),
         (lambda: fuse([tmp_path / "both", branches[0]], tmp_path / "three"), "is fused already"),

@@ -278,7 +278,7 @@ def test_locate_of_a_narrow_photo_widens_it_or_gives_one_line(panorama_model, ti
 
 
 def test_locate_of_a_photo_with_too_few_rows_among_others_answers_the_others(panorama_model, tiny_processor, tmp_path):
-    """20 x 10 pixels can be read; of the rows that the model knows, five are left."""
+    """A file of 20 x 10 pixels is readable, but only five rows are within the model's field of view."""
     from gengeo_hf.encoding.encoder import Encoder
 
     panorama_model.config.ground_vertical_fov = 90.0
