@@ -110,6 +110,10 @@ def blocks_of(lat: np.ndarray, lon: np.ndarray, block_m: float) -> np.ndarray:
 
     A row is `block_m` high along the meridian. Its parallel at mid-height is divided into the whole number of columns
     whose width is nearest to `block_m`. Longitudes are taken modulo 360, so there is no seam at the date line.
+
+    Args:
+        lat, lon: Positions in degrees, (N,).
+        block_m: Side of a block in metres.
     """
     step = np.degrees(block_m / EARTH_RADIUS_M)
     row = np.floor(np.asarray(lat, dtype=np.float64) / step)

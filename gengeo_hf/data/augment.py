@@ -304,12 +304,12 @@ def jitter(
     colours about the grey axis at constant luminance (YIQ), without a conversion to another colour space per pixel.
 
     Args:
-        images: float (B, 3, H, W) in 0..1.
+        images: Images in 0..1, float (B, 3, H, W).
         brightness, contrast, saturation: Factor of each image, (B,); 1 keeps it.
         hue: Rotation of each image's hue in turns, (B,); 0 keeps it.
 
     Returns:
-        float (B, 3, H, W), not clipped to 0..1.
+        Images, float (B, 3, H, W), not clipped to 0..1.
     """
     count, device = len(images), images.device
     brightness, contrast, saturation, hue = (x.to(device) for x in (brightness, contrast, saturation, hue))

@@ -139,7 +139,7 @@ class PairSource(Dataset[dict[str, Any]]):
             pairs = self._decode_pairs(final, range(start, min(start + SLICE, len(rows))))
             decoded.append({"ground": self._pixels(pairs, "ground"), "aerial": self._pixels(pairs, "aerial")})
             if self.auxiliary is not None:
-                decoded[-1]["auxiliary"] = resized(self.auxiliary, [pair[0] for pair in pairs], "ground")
+                decoded[-1]["auxiliary"] = resize_images(self.auxiliary, [pair[0] for pair in pairs], "ground")
         query_row = torch.tensor(final, dtype=torch.int64)
         batch = {view: torch.cat([part[view] for part in decoded]) for view in decoded[0]}
         batch["query_row"] = query_row
@@ -207,10 +207,10 @@ class PairSource(Dataset[dict[str, Any]]):
     def _pixels(self, pairs: list[Pair], view: str) -> torch.Tensor:
         """One view of the pairs at the model's size: uint8 (pairs, 3, H, W)."""
         images = [pair[0] if view == "ground" else pair[1] for pair in pairs]
-        return resized(self.processor, images, view)
+        return resize_images(self.processor, images, view)
 
 
-def resized(processor: Any, images: list[Image.Image], view: str) -> torch.Tensor:
+def resize_images(processor: Any, images: list[Image.Image], view: str) -> torch.Tensor:
     """Resize images to the view's size, without normalisation.
 
     Args:
@@ -219,7 +219,7 @@ def resized(processor: Any, images: list[Image.Image], view: str) -> torch.Tenso
         view: "ground" or "aerial".
 
     Returns:
-        uint8 (B, 3, H, W).
+        Pixels, uint8 (B, 3, H, W).
     """
     out = processor(images, view=view, do_rescale=False, do_normalize=False, return_tensors="pt")
     return out["pixel_values"]

@@ -17,7 +17,7 @@ def positions_in_tiles(dataset: CrossViewDataset) -> np.ndarray:
         dataset: Queries and gallery.
 
     Returns:
-        float32 (queries, 2): column and row as fractions of the tile's width and height from its upper left corner; NaN
+        Column and row as fractions of the tile's width and height from its upper left corner, float32 (queries, 2); NaN
         where the photo's position or the tile's bounds are unknown.
     """
     rows = dataset.positive_rows()

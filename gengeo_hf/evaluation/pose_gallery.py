@@ -11,7 +11,7 @@ import torch
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import Bounds, great_circle_m, offset, size_of
-from gengeo_hf.data.loading import AerialImages, GroundImages, resized
+from gengeo_hf.data.loading import AerialImages, GroundImages, resize_images
 from gengeo_hf.localization.fusion import FusionWeights, TilePosterior, fit_weights, fuse
 from gengeo_hf.pose.geometry import column_azimuths, positions_of
 from gengeo_hf.pose.head import PoseHead
@@ -109,7 +109,7 @@ def _encode(
     """Encode images: descriptors, and the head's queries (ground) or keys (aerial)."""
     descriptors, features = [], []
     for start in range(0, len(images), batch_size):
-        pixels = normalised(encoder, resized(encoder.processor, images[start : start + batch_size], view))
+        pixels = normalised(encoder, resize_images(encoder.processor, images[start : start + batch_size], view))
         with torch.inference_mode():
             tokens, vectors = tokens_and_descriptors(encoder, pixels, view)
             tokens = tokens.cpu()

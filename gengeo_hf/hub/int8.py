@@ -11,7 +11,7 @@ import hashlib
 import io
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ def export_int8(model: "GenGeoModel", folder: Path, images: CalibrationImages) -
     for path, names in layers.items():
         errors |= _layer_errors(path, names, images.calibration_pixels(_views_of(source, path)))
     ranked = sorted(errors, key=lambda name: -errors[name])
-    expected = _descriptors(_onnx_session, {view: source.graph(view) for view in VIEWS}, images)
+    expected = _descriptors(_onnx_session, {view: source.graph(view) for view in VIEWS}, images, "in float32")
     summaries = {}
     engines = [engine for engine in ENGINES if engine == "onnx" or _has_nncf()]
     with tempfile.TemporaryDirectory() as temporary:
@@ -122,7 +122,8 @@ def _quantise(
                 images.calibration_pixels(_views_of(source, path)),
             )
         graphs = {view: target / (source.graph(view).stem + suffix) for view in VIEWS}
-        gate = _compare(expected, _descriptors(run, graphs, images), images)
+        label = f"in int8 ({engine}), {share:.0%} of the layers in float32"
+        gate = _compare(expected, _descriptors(run, graphs, images, label), images)
         if gate.is_passed:
             return gate, left, target
     raise GenGeoError(
@@ -191,7 +192,7 @@ def _layer_errors(path: Path, names: dict[str, str], pixels: list[np.ndarray]) -
         session = onnxruntime.InferenceSession(Path(folder) / "a.onnx", providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     kept: dict[str, list[np.ndarray]] = {name: [] for name in tensors}
-    for image in pixels[:8]:
+    for image in _bar(pixels[:8], "measure the error of each layer"):
         for name, values in zip(tensors, session.run(tensors, {INPUT: image}), strict=True):
             rows = values.reshape(-1, values.shape[-1])
             kept[name].append(rows[rng.permutation(len(rows))[: ROWS // 8]])
@@ -227,11 +228,19 @@ def _rounded_weights(weight: np.ndarray) -> np.ndarray:
     return rounded
 
 
+def _bar(batches: list[np.ndarray], description: str) -> Iterable[np.ndarray]:
+    """Iterate with a progress bar, on a terminal only."""
+    from tqdm.auto import tqdm
+
+    bar: Iterable[np.ndarray] = tqdm(batches, desc=description, unit="batch", leave=False, disable=None)
+    return bar
+
+
 class _Reader:
     """Calibration data reader of onnxruntime."""
 
     def __init__(self, pixels: list[np.ndarray]) -> None:
-        self._left = iter(pixels)
+        self._left = iter(_bar(pixels, "calibrate"))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         found = next(self._left, None)
@@ -315,13 +324,17 @@ _ENGINES: dict[str, tuple[Callable[..., None], Callable[[Path], Callable[[np.nda
 
 
 def _descriptors(
-    run: Callable[[Path], Callable[[np.ndarray], np.ndarray]], graphs: dict[str, Path], images: CalibrationImages
+    run: Callable[[Path], Callable[[np.ndarray], np.ndarray]],
+    graphs: dict[str, Path],
+    images: CalibrationImages,
+    label: str,
 ) -> dict[str, np.ndarray]:
     """Descriptors of length 1 of the evaluation images of both views."""
     sessions = {path: run(path) for path in set(graphs.values())}
     found = {}
     for view, path in graphs.items():
-        vectors = np.concatenate([sessions[path](pixels) for pixels in images.evaluation_pixels(view)])
+        batches = _bar(images.evaluation_pixels(view), f"encode {view} {label}")
+        vectors = np.concatenate([sessions[path](pixels) for pixels in batches])
         found[view] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return found
 

@@ -47,7 +47,13 @@ def cell_grids(
 
 
 def count_cells(box: np.ndarray, tile_m: float, stride_m: float) -> float:
-    """Estimated number of tiles of the grid over a box (south, north, west, east) in degrees."""
+    """Estimated number of tiles of the grid over a box.
+
+    Args:
+        box: South, north, west, east in degrees.
+        tile_m: Side of a tile in metres.
+        stride_m: Maximum distance between the centres of neighbours in metres.
+    """
     south, north, west, east = (float(side) for side in box)
     per_lat, per_lon = (float(v) for v in metres_per_degree((south + north) / 2))
     rows, columns = (

@@ -338,6 +338,7 @@ def _is_lasting(error: httpx.RequestError) -> bool:
 
 
 def _no_answer(host: str, error: httpx.RequestError) -> ServerError:
+    """Error for a request without a response, with advice."""
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return ServerError(
             f"the certificate of {host} is not trusted ({error}); if your network uses its own certificate authority, "

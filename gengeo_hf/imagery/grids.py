@@ -262,6 +262,7 @@ def is_web_mercator(crs: str) -> bool:
 
 
 def _mercator(lat: np.ndarray, lon: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Web Mercator x and y in metres of positions in degrees."""
     lat, lon = np.asarray(lat, dtype=np.float64), np.asarray(lon, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         y = 6_378_137.0 * np.arctanh(np.sin(np.radians(lat)))
@@ -279,6 +280,7 @@ def _projection(crs: str) -> Projection:
 
 
 def _transformer(crs: str) -> Any:
+    """Transformer of pyproj from longitude and latitude in degrees to a CRS."""
     try:
         import pyproj
     except ImportError as error:
@@ -308,6 +310,7 @@ def starts_with_north(crs: str) -> bool:
 
 
 def _crs(crs: str) -> Any:
+    """The CRS as an object of pyproj."""
     try:
         import pyproj
     except ImportError as error:

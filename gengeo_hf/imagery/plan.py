@@ -120,7 +120,14 @@ def area_cells(area: Area, tile_m: float, overlap: float) -> tuple[np.ndarray, n
 
 
 def estimate_source_tiles(grid: TileGrid, zoom: int, area: Area, tile_m: float) -> float:
-    """Estimated number of source tiles of a zoom level that an area needs, computed from its size in square metres."""
+    """Estimated number of source tiles that an area needs, computed from its size in square metres.
+
+    Args:
+        grid: Grid of the source tiles.
+        zoom: Zoom level.
+        area: The area.
+        tile_m: Side of a tile in metres.
+    """
     bounds = area.bounds
     lat = (bounds.south + bounds.north) / 2
     lon = float(area.boxes[:, 2:].mean())

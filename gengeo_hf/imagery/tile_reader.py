@@ -319,6 +319,7 @@ class TileReader:
             self._memory_bytes -= _bytes(self._memory.popitem(last=False)[1])
 
     def _count(self, index: TileIndex, reason: str) -> None:
+        """Count a source tile that cannot be used, once."""
         with self._lock:
             if index not in self._counted:
                 self._counted.add(index)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gengeo_hf.common.camera import CameraView, check_heading
-from gengeo_hf.data.loading import resized
+from gengeo_hf.data.loading import resize_images
 from gengeo_hf.localization.photos import Photo, pictures
 from gengeo_hf.pose.geometry import column_azimuths
 from gengeo_hf.pose.tokens import grid_of
@@ -80,7 +80,7 @@ def ground_view(
         pixels = torch.from_numpy(np.array(picture.image)).permute(2, 0, 1)[None]
         shown, flat = 360.0 * picture.image.width / canvas.width, False  # type: ignore[union-attr]  # own_size
     else:
-        pixels = resized(encoder.processor, [picture.image], "ground")
+        pixels = resize_images(encoder.processor, [picture.image], "ground")
         shown, flat = stated.fov, not stated.is_panorama and stated.projection in (None, "perspective")
     rolled = picture.heading if stated.is_panorama and canvas is not None else 0.0
     columns = grid_of(encoder, *pixels.shape[-2:])[1]

@@ -19,7 +19,7 @@ from PIL import Image
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import size_of
-from gengeo_hf.data.loading import resized
+from gengeo_hf.data.loading import resize_images
 from gengeo_hf.index.pose_features import open_features
 from gengeo_hf.localization.answers import Place
 from gengeo_hf.localization.fusion import FusionWeights, TilePosterior, fuse
@@ -249,7 +249,7 @@ class PoseFinder:
         missing = [tile for tile in ids if tile not in stored]
         if missing:
             images = self._images(missing)
-            pixels = resized(self.encoder.processor, [images[tile] for tile in missing], "aerial")
+            pixels = resize_images(self.encoder.processor, [images[tile] for tile in missing], "aerial")
             tokens = patch_tokens(self.encoder, normalised(self.encoder, pixels)).cpu().flatten(1, 2)
             stored |= dict(zip(missing, head.keys(tokens).numpy(), strict=True))
         return torch.from_numpy(np.stack([stored[tile] for tile in ids]).astype(np.float32))
@@ -276,7 +276,7 @@ class PoseFinder:
         settings, reach = SearchSettings.for_prior(view.prior), PRIORS[view.prior]
         poses = []
         for hit in hits:
-            tile = resized(self.encoder.processor, [images[hit.tile_id]], "aerial")[0]
+            tile = resize_images(self.encoder.processor, [images[hit.tile_id]], "aerial")[0]
             found = search_pose(self.encoder, view.pixels[0], tile, size_of(_bounds(hit)), reach, settings)
             poses.append((replace(found, heading=(found.heading + view.stated + view.rolled) % 360), 0))
         return poses

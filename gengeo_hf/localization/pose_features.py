@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.data.loading import resized
+from gengeo_hf.data.loading import resize_images
 from gengeo_hf.index.pose_features import StoredFeatures, features_path, write_features
 from gengeo_hf.pose.head import FOLDER, PoseHead, heads_of
 from gengeo_hf.pose.tokens import check_head, normalised, patch_tokens
@@ -81,7 +81,7 @@ def _blocks(
         images = {tile: image for tile, image in images.items() if image is not None}
         if not images:
             continue
-        pixels = normalised(encoder, resized(encoder.processor, list(images.values()), "aerial"))
+        pixels = normalised(encoder, resize_images(encoder.processor, list(images.values()), "aerial"))
         with torch.inference_mode():
             keys = head.keys(patch_tokens(encoder, pixels).cpu().flatten(1, 2))
         yield list(images), keys.numpy()

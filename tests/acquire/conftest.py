@@ -1,4 +1,4 @@
-"""A Hub on loopback that holds a small Just Zoom In, and huggingface_hub in this process talking to it alone."""
+"""A Hub server on loopback that holds a small Just Zoom In, to which huggingface_hub of this process is redirected."""
 
 import pytest
 
@@ -10,14 +10,14 @@ REPOSITORY = ("dataset", "pcvlab/justzoomin")
 
 @pytest.fixture
 def online(monkeypatch):
-    """No pauses, small pieces, no offline mode."""
+    """Enable downloads in huggingface_hub, with small pieces and without pauses."""
     import huggingface_hub.constants
     from huggingface_hub.utils import _http
 
     from gengeo_hf.common import transfer
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1 << 12)  # what a break may cost
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 1 << 12)  # bytes lost by a break
     for module in (transfer.time, _http.time):
         monkeypatch.setattr(module, "sleep", lambda seconds: None)
     _http.close_session()

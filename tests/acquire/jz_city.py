@@ -1,4 +1,4 @@
-"""A small Just Zoom In in its published layout: lists, pyramid and photos around one place, packed into archives."""
+"""A small synthetic Just Zoom In in its published layout: lists, tile pyramid and photos, packed into archives."""
 
 import io
 import tarfile
@@ -18,7 +18,7 @@ tile_shape_crs: [20, 20]
 tile_shape_px: [250, 250]
 """
 README = "---\nlicense: cc-by-sa-4.0\n---\n# Just Zoom In\n"
-FIRST_ID = 27_000_000_000_000_001  # above 2^53, and odd: a float loses it
+FIRST_ID = 27_000_000_000_000_001  # odd and above 2^53, so that float64 cannot represent it
 ZOOM, METRES_A_PIXEL = -2, 0.32
 
 
@@ -29,7 +29,7 @@ def jpeg(image, quality=92):
 
 
 def noise(seed, width, height):
-    """Smooth noise, which JPEG keeps and no two images share."""
+    """Smooth noise that JPEG preserves and that is different for each seed."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (max(2, height // 8), max(2, width // 8), 3), dtype=np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
@@ -40,7 +40,15 @@ def sequence_of(row, column):
 
 
 class City:
-    """Cells `rows` x `columns`; `photos` are (row, column, metres to the east and north of its middle, image)."""
+    """A city of cells `rows` x `columns`.
+
+    Args:
+        rows, columns: Ranges of cells.
+        picture: Function from row and column of a cell to its aerial image; None draws noise.
+        photos: Tuples of row, column, metres to the east and to the north of the cell's centre, and image; None puts
+            one photo into each cell.
+        test_share: Share of the photos in the test list.
+    """
 
     def __init__(self, rows=range(60, 64), columns=range(100, 104), picture=None, photos=None, test_share=0.5):
         self.rows, self.columns = rows, columns
@@ -84,7 +92,7 @@ class City:
         }
 
     def files(self, photo_archives=2):
-        """The repository: content by path."""
+        """Files of the Hub repository: content by path."""
         names = sorted(self.photos)
         parts = [names[index::photo_archives] for index in range(photo_archives)]
         header = "image_id,latitude,longitude,sequence\n"
@@ -100,7 +108,7 @@ class City:
         return files
 
     def unpack(self, root, photos=True):
-        """The tree that `get` makes, without archives."""
+        """Write the directory that `gengeo data get` makes, without archives."""
         content = self.files() | self.tiles | (self.photos if photos else {})
         for name, data in content.items():
             if not name.endswith(".tar"):

@@ -1,4 +1,4 @@
-"""The double of Mapillary, and imagery without a network."""
+"""Test double of Mapillary's API, and synthetic imagery without a network."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ LAT, LON = 48.8166, 2.3160
 
 
 def entity(number, east_m=0.0, north_m=0.0, *, lat=LAT, lon=LON, **changes):
-    """A good panorama some metres from (lat, lon); None removes a key."""
+    """Record of a valid panorama at metres from (lat, lon); `changes` replace keys, and None removes a key."""
     at_lat, at_lon = (float(value) for value in offset(lat, lon, east_m, north_m))
     found = {
         "id": str(number),
@@ -44,15 +44,15 @@ def entity(number, east_m=0.0, north_m=0.0, *, lat=LAT, lon=LON, **changes):
 
 
 class Service:
-    """A running double."""
+    """A running server process of `mapillary_server`."""
 
     def __init__(self, port, folder):
         self.address, self.folder = f"http://127.0.0.1:{port}", folder
 
-    def hold(self, photos, **moods):
-        """Serve other photos; forget the log."""
+    def hold(self, photos, **faults):
+        """Serve other photos, set faults, and clear the log."""
         (self.folder / "photos.json").write_text(json.dumps(photos))
-        request = urllib.request.Request(f"{self.address}/moods", json.dumps(moods).encode(), method="POST")
+        request = urllib.request.Request(f"{self.address}/faults", json.dumps(faults).encode(), method="POST")
         urllib.request.urlopen(request).close()
 
     @property
@@ -85,7 +85,7 @@ def service(_service_process):
 
 
 class GridTiles:
-    """Imagery over an area, computed: the colour of a tile follows from its row."""
+    """Synthetic imagery over an area, whose tiles have a colour that follows from their row."""
 
     name, rendering = "grid", "grid"
 

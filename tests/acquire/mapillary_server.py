@@ -1,8 +1,8 @@
-"""A double of Mapillary's API in a process of its own, with photos from a file that a test wrote.
+"""Test double of Mapillary's API, which runs in its own process and serves photos from a file.
 
-`python -m tests.acquire.mapillary_server FOLDER` prints its port. FOLDER holds `photos.json`: a list of entities, with
-keys that the API does not have beside them: `_file` (pixels, a file of FOLDER; without it a small picture is drawn) and
-`_mood` (what goes wrong). `POST /moods` sets what goes wrong with searches. `GET /log` tells every request.
+`python -m tests.acquire.mapillary_server FOLDER` prints its port. FOLDER holds `photos.json`: a list of entities with
+two additional keys: `_file` (image file in FOLDER; without it a small image is drawn) and `_fault` (fault of the
+response). `POST /faults` sets faults of searches. `GET /log` returns all requests.
 """
 
 import io
@@ -31,19 +31,19 @@ class State:
     def load(self):
         file = self.folder / "photos.json"
         self.photos = {str(photo["id"]): photo for photo in json.loads(file.read_text())} if file.is_file() else {}
-        self.log, self.counts, self.moods = [], Counter(), {}
+        self.log, self.counts, self.faults = [], Counter(), {}
 
 
 def drawn(photo):
-    """A picture of the entity's shape whose colour follows from its id; the column that looks north is red."""
+    """Image with the entity's aspect ratio and a colour that follows from its id; the column at north is red."""
     width, height = 128, 128 * photo.get("height", 64) // photo.get("width", 128)
     pixels = np.full((height, width, 3), 60 + int(photo["id"]) % 120, np.uint8)
     pixels[::4] += 40
     north = round(width / 2 - photo.get("computed_compass_angle", 0.0) * width / 360) % width
     pixels[:, north] = (255, 0, 0)
-    if photo.get("_mood") == "dark":
+    if photo.get("_fault") == "dark":
         pixels //= 40
-    if photo.get("_mood") == "square":
+    if photo.get("_fault") == "square":
         pixels = pixels[:, : pixels.shape[0]]
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=95)
@@ -73,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         words = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with STATE.lock:
             STATE.load()
-            STATE.moods = words
+            STATE.faults = words
         self.answer(200, {})
 
     def do_GET(self):
@@ -86,28 +86,28 @@ class Handler(BaseHTTPRequestHandler):
             times = STATE.counts[parts.path]
         if parts.path.startswith("/pixels/"):
             return self.pixels(parts.path.split("/")[2], words)
-        if self.headers.get("Authorization") != f"OAuth {TOKEN}" or STATE.moods.get("token") == "refused":
+        if self.headers.get("Authorization") != f"OAuth {TOKEN}" or STATE.faults.get("token") == "refused":
             return self.refuse(401, "Invalid OAuth 2.0 Access Token", 190)
         if parts.path == "/images":
             return self.search(words, times)
         return self.entity(parts.path.strip("/"), words)
 
     def search(self, words, times):
-        mood = STATE.moods.get("search")
-        if mood == "429" and times == 1:
+        fault = STATE.faults.get("search")
+        if fault == "429" and times == 1:
             return self.answer(429, {}, Retry_After=0)
-        if mood == "500" and times <= 2:
+        if fault == "500" and times <= 2:
             return self.answer(500, {})
-        if mood == "403":
+        if fault == "403":
             return self.refuse(403, "Application request limit reached", 4)
-        if mood == "html":
+        if fault == "html":
             return self.answer(200, HTML, "text/html")
-        if mood == "slow":
+        if fault == "slow":
             time.sleep(0.3)
         west, south, east, north = (float(side) for side in words["bbox"][0].split(","))
         if max(east - west, north - south) >= 0.01:
             return self.refuse(400, "The box is too large")
-        if mood == "odd" and times == 2:
+        if fault == "odd" and times == 2:
             return self.refuse(400, "Something about this box")
         pano = {"true": True, "false": False}[words["is_pano"][0]]
         found = []
@@ -119,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, {"data": found[: min(LIMIT, int(words["limit"][0]))]})
 
     def named(self, photo, words):
-        """The fields that were asked for; those that a photo lacks are missing keys."""
+        """The requested fields of a photo; unknown ones are missing keys."""
         fields = words["fields"][0].split(",")
         found = {key: value for key, value in photo.items() if key in fields and not key.startswith("_")}
         for key in fields:
@@ -130,23 +130,23 @@ class Handler(BaseHTTPRequestHandler):
 
     def entity(self, name, words):
         photo = STATE.photos.get(name)
-        if photo is None or photo.get("_mood") == "deleted":
+        if photo is None or photo.get("_fault") == "deleted":
             return self.answer(404, {"error": {"message": "Unsupported get request", "code": 100}})
         self.answer(200, self.named(photo, words))
 
     def pixels(self, name, words):
         photo, times = STATE.photos[name], STATE.counts[f"/pixels/{name}"]
-        mood = photo.get("_mood", "")
-        if (mood == "expired" and words["oh"][0] == "sig1") or mood == "expires":
+        fault = photo.get("_fault", "")
+        if (fault == "expired" and words["oh"][0] == "sig1") or fault == "expires":
             return self.answer(403, b"URL signature expired", "text/plain")
-        if mood == "gone once" and times == 1:
+        if fault == "gone once" and times == 1:
             return self.answer(410, b"", "text/plain")
-        if mood == "down":
+        if fault == "down":
             return self.answer(503, b"", "text/plain")
         body = (STATE.folder / photo["_file"]).read_bytes() if "_file" in photo else drawn(photo)
-        if mood == "cut" or (mood == "cut once" and times == 1):
+        if fault == "cut" or (fault == "cut once" and times == 1):
             body = body[: len(body) // 2]
-        if mood == "html":
+        if fault == "html":
             return self.answer(200, HTML, "text/html")
         return self.answer(200, body, "image/jpeg")
 

@@ -1,4 +1,4 @@
-"""A city from the first request to a table that loads: with a double of the photo service and computed imagery."""
+"""Making a city, from the first request to a table that loads, with a test double of the photo service."""
 
 import json
 
@@ -39,14 +39,14 @@ def make(service, out, source=None, options=TEST_ONLY, area=SMALL, **more):
         return make_city(client, area, source or GridTiles(area), RIGHTS, out, options, **more)
 
 
-def test_city_is_a_table_that_loads_with_a_gallery_over_the_whole_area(service, tmp_path):
+def test_make_city_writes_table_with_gallery_of_the_whole_area(service, tmp_path):
     service.hold(scattered(120, (280, 320)))
     source = GridTiles(AREA)
     city = make(service, tmp_path / "town", source, OPTIONS, AREA)
     assert min(city.counts.values()) > 0 and not (tmp_path / "town" / STATE).exists()
     loaded = {split: load_pairs("table", tmp_path / "town", split) for split in ("train", "validation", "test")}
     assert {split: len(data.queries) for split, data in loaded.items()} == city.counts
-    assert len(loaded["test"].gallery) == source.table.num_rows  # tiles without a photo as well
+    assert len(loaded["test"].gallery) == source.table.num_rows  # includes tiles without a photo
     query, gallery = loaded["test"].queries[0], loaded["test"].gallery
     tile = gallery[gallery["tile_id"][:].index(query["positive"])]
     assert great_circle_m(query["lat"], query["lon"], tile["lat"], tile["lon"]) < 15 * 2**0.5 + 0.5
@@ -55,8 +55,8 @@ def test_city_is_a_table_that_loads_with_a_gallery_over_the_whole_area(service, 
     assert check_data("table", tmp_path / "town").ok
 
 
-def test_pixels_are_as_the_service_sent_them_and_the_package_aligns_them(service, tmp_path):
-    """A column that looks north is red; the heading in the table brings it to the middle, and nothing was turned."""
+def test_make_city_keeps_image_files_and_loading_aligns_them(service, tmp_path):
+    """The column at north is red. It is stored unchanged, and the heading in the table aligns it when it is loaded."""
     from gengeo_hf.data.loading import GroundImages
 
     service.hold([entity(4, 10, 10)])  # heading 94
@@ -70,7 +70,7 @@ def test_pixels_are_as_the_service_sent_them_and_the_package_aligns_them(service
     assert abs(redness(aligned).argmax() - width / 2) <= 2
 
 
-def test_attribution_and_sources_say_where_all_comes_from(service, tmp_path):
+def test_make_city_writes_attribution_and_sources(service, tmp_path):
     service.hold([entity(28768375123456789), entity(2, 60, 0, creator=None), entity(3, 90, 0, is_pano=True, width=5)])
     make(service, tmp_path / "town")
     lines = (tmp_path / "town" / "ATTRIBUTION.csv").read_text().splitlines()
@@ -87,9 +87,9 @@ def test_attribution_and_sources_say_where_all_comes_from(service, tmp_path):
     assert TOKEN not in text and "oh=sig" not in text
 
 
-def test_pictures_that_cannot_be_used_are_counted_by_their_reason(service, tmp_path):
-    moods = ["", "cut", "cut once", "dark", "square", "html", "expired", "deleted"]
-    service.hold([entity(n, n * 30 - 150, 0, _mood=mood) for n, mood in enumerate(moods, 1)])
+def test_make_city_counts_unusable_photos_by_reason(service, tmp_path):
+    faults = ["", "cut", "cut once", "dark", "square", "html", "expired", "deleted"]
+    service.hold([entity(n, n * 30 - 150, 0, _fault=fault) for n, fault in enumerate(faults, 1)])
     city = make(service, tmp_path / "town")
     assert sorted(photo.id for photo in city.chosen.photos) == ["1", "3", "7"]
     assert city.chosen.dropped == {
@@ -100,7 +100,7 @@ def test_pictures_that_cannot_be_used_are_counted_by_their_reason(service, tmp_p
     }
 
 
-def test_tiles_without_a_picture_are_counted_and_their_photos_left_out(service, tmp_path):
+def test_make_city_counts_tiles_without_imagery_and_drops_their_photos(service, tmp_path):
     service.hold([entity(1), entity(2, 90, 0)])
     whole = make(service, tmp_path / "whole", GridTiles(SMALL))
     gone = int(whole.pairing.positive[0])
@@ -110,7 +110,7 @@ def test_tiles_without_a_picture_are_counted_and_their_photos_left_out(service, 
 
 
 class Stopping(GridTiles):
-    """Imagery whose server goes down after some tiles."""
+    """Imagery whose server stops after some tiles."""
 
     def read(self, row):
         if len(self.reads) >= 30:
@@ -118,7 +118,7 @@ class Stopping(GridTiles):
         return super().read(row)
 
 
-def test_stopped_run_continues_and_asks_nothing_twice(service, tmp_path):
+def test_make_city_interrupted_is_resumed_without_repeated_requests(service, tmp_path):
     photos = scattered(30)
     service.hold(photos)
     source = Stopping(SMALL)
@@ -133,8 +133,8 @@ def test_stopped_run_continues_and_asks_nothing_twice(service, tmp_path):
     assert len(source.reads) + len(second.reads) <= len(city.tiles) + 1
 
 
-def test_photo_without_an_answer_stops_until_gaps_are_allowed(service, tmp_path):
-    service.hold([entity(1), entity(2, 60, 0, _mood="down")])
+def test_make_city_photo_without_response_raises_error_unless_gaps_are_allowed(service, tmp_path):
+    service.hold([entity(1), entity(2, 60, 0, _fault="down")])
     with pytest.raises(GenGeoError, match=r"1 photos could not be fetched, first photo 2.*--allow-gaps"):
         make(service, tmp_path / "town")
     options = CityOptions(cut=None, pixels=1024, allow_gaps=True)
@@ -142,13 +142,13 @@ def test_photo_without_an_answer_stops_until_gaps_are_allowed(service, tmp_path)
     assert [photo.id for photo in city.chosen.photos] == ["1"] and city.chosen.dropped["no answer"] == 1
 
 
-def test_box_without_an_answer_is_a_hole_that_is_named(service, tmp_path):
+def test_make_city_box_without_response_raises_error_that_names_it(service, tmp_path):
     service.hold([entity(1)], search="html")
     with pytest.raises(GenGeoError, match=r"1 of 1 boxes got no answer, first 2\.314,48\.8154.*--allow-gaps"):
         make(service, tmp_path / "town")
 
 
-def test_refused_token_stops_and_keeps_what_is_there(service, tmp_path):
+def test_make_city_refused_token_raises_error_and_keeps_files(service, tmp_path):
     service.hold([entity(1)], token="refused")
     with pytest.raises(TokenError):
         make(service, tmp_path / "town")
@@ -159,7 +159,7 @@ def test_refused_token_stops_and_keeps_what_is_there(service, tmp_path):
     assert make(service, tmp_path / "town").counts["test"] == 1
 
 
-def test_directory_of_another_request_is_left_alone(service, tmp_path):
+def test_make_city_directory_of_another_request_is_refused(service, tmp_path):
     service.hold([entity(1), entity(2, 90, 0)])
     make(service, tmp_path / "town")
     with pytest.raises(GenGeoError, match=r"is complete.*--overwrite"):
@@ -169,14 +169,14 @@ def test_directory_of_another_request_is_left_alone(service, tmp_path):
         make(service, tmp_path / "town", other)
     service.hold([entity(1), entity(2, 90, 0)])
     assert make(service, tmp_path / "town", other, overwrite=True).tiles.side_m == pytest.approx(80, abs=1)
-    assert len(service.log) == len(service.searches) == 1  # photos that are there are kept
+    assert len(service.log) == len(service.searches) == 1  # existing photos are kept
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(GenGeoError, match="holds something else"):
         make(service, tmp_path / "mine", overwrite=True)
 
 
-def test_area_without_a_photo_and_rules_that_leave_none_say_so(service, tmp_path):
+def test_make_city_without_photos_raises_error_with_reasons(service, tmp_path):
     with pytest.raises(GenGeoError, match="no photos in this area"):
         make(service, tmp_path / "town")
     service.hold([entity(1, camera_type="fisheye")])
@@ -184,12 +184,12 @@ def test_area_without_a_photo_and_rules_that_leave_none_say_so(service, tmp_path
         make(service, tmp_path / "other")
 
 
-def test_rights_of_the_imagery_are_needed(service, tmp_path):
+def test_make_city_without_rights_of_imagery_raises_error(service, tmp_path):
     with service.client() as client, pytest.raises(GenGeoError, match="--attribution and --licence"):
         make_city(client, SMALL, GridTiles(SMALL), Rights("Example Survey"), tmp_path / "town", TEST_ONLY)
 
 
-def test_perspective_photos_keep_their_field_of_view_and_unknown_headings(service, tmp_path):
+def test_make_city_perspective_photos_keep_fov_and_unknown_headings(service, tmp_path):
     plain = {"is_pano": False, "camera_type": "perspective", "width": 4000, "height": 3000}
     service.hold(
         [
@@ -203,7 +203,7 @@ def test_perspective_photos_keep_their_field_of_view_and_unknown_headings(servic
     assert rows["2"]["fov"] is None and rows["2"]["heading"] is None
 
 
-def test_command_plans_without_a_request_and_makes_a_table(service, tmp_path, monkeypatch, gengeo):
+def test_data_make_dry_run_sends_no_request_and_run_makes_table(service, tmp_path, monkeypatch, gengeo):
     monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
     service.hold(scattered(12, (280, 320)))
     tiles = tmp_path / "ortho.tif"
@@ -224,7 +224,7 @@ def test_command_plans_without_a_request_and_makes_a_table(service, tmp_path, mo
     assert len(load_pairs("table", tmp_path / "town", "test").queries) > 3
 
 
-def test_command_without_a_token_or_with_wrong_words_says_what_to_do(tmp_path, monkeypatch, gengeo):
+def test_data_make_without_token_or_with_wrong_options_raises_error(tmp_path, monkeypatch, gengeo):
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
     words = ["data", "make", "--imagery", "x.tif", "--out", tmp_path / "town"]
     box = ["--bounds", "2.31,48.81,2.32,48.82"]

@@ -1,6 +1,6 @@
-"""From a token and an orthophoto to a place on the map, as a user types it; pixels of the synthetic world.
+"""End-to-end run of the commands from a token and an orthophoto to a located photo, on the synthetic world.
 
-What a model learns in so few steps says nothing; that the pairs are right is what tests/acquire/test_city.py counts.
+The short training does not measure quality; tests/acquire/test_city.py tests that the pairs are right.
 """
 
 import json
@@ -39,7 +39,7 @@ evaluate_every: 2
 
 
 @pytest.mark.slow
-def test_from_a_token_to_a_place_on_the_map_also_after_a_kill(service, gengeo, tmp_path, monkeypatch):
+def test_rehearsal_of_a_city_survives_a_kill_and_locates_a_photo(service, gengeo, tmp_path, monkeypatch):
     pytest.importorskip("embreex")
     from tests.acquire.world_city import write_city
 
@@ -81,7 +81,7 @@ def test_from_a_token_to_a_place_on_the_map_also_after_a_kill(service, gengeo, t
 
 
 def kill_after_photos(words, folder, count):
-    """Kill the command when so many photos are there; the number that were."""
+    """Kill the command when `count` photos exist, and return their number."""
     process = subprocess.Popen([sys.executable, "-m", "gengeo_hf.cli", *map(str, words)], cwd=ROOT, env=os.environ)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:

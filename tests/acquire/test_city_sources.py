@@ -1,4 +1,4 @@
-"""A city from imagery by address, and from real photos and tiles."""
+"""Making a city with imagery by address, and with real photos and tiles."""
 
 import csv
 
@@ -36,7 +36,7 @@ def make(service, server, tmp_path, monkeypatch, gengeo):  # noqa: F811  # the f
     return run
 
 
-def test_imagery_by_address_is_in_one_plan_and_fetched_once(make, service, server, tmp_path):  # noqa: F811
+def test_data_make_with_imagery_by_address_has_one_plan_and_fetches_tiles_once(make, service, server, tmp_path):  # noqa: F811
     service.hold([entity(1), entity(2, 30, 0)])
     code, out, _ = make("good", "--dry-run")
     assert code == 0 and "searches" in out and "source tiles:" in out and server.paths == service.log == []
@@ -48,7 +48,7 @@ def test_imagery_by_address_is_in_one_plan_and_fetched_once(make, service, serve
 
 
 @pytest.mark.slow
-def test_tiles_that_got_no_answer_stop_with_a_count(make, service, tmp_path):
+def test_data_make_tiles_without_response_raise_error_with_count(make, service, tmp_path):
     service.hold([entity(n, n * 25 - 90, n * 20 - 70) for n in range(1, 7)])
     code, out, err = make("thirdhtml", "--near", f"{LAT},{LON},100m")
     assert code == 1 and "tiles could not be fetched" in err and "--allow-gaps" in err
@@ -58,8 +58,8 @@ def test_tiles_that_got_no_answer_stop_with_a_count(make, service, tmp_path):
 
 
 @pytest.mark.slow
-def test_real_photos_of_helsinki_with_their_tiles(service, shared_data, tmp_path):
-    """Ordinary photos that real people took, and real tiles round each of them."""
+def test_make_city_real_photos_of_helsinki_are_paired_with_tiles(service, shared_data, tmp_path):
+    """Real ordinary photos, and real tiles around each of them."""
     rows = list(csv.DictReader((shared_data / "helsinki" / "pairs.csv").open()))
     photos = []
     for row in rows:
@@ -89,7 +89,7 @@ def test_real_photos_of_helsinki_with_their_tiles(service, shared_data, tmp_path
 
 
 @pytest.mark.slow
-def test_real_panoramas_are_told_from_ordinary_photos_by_their_pixels(service, shared_data, tmp_path):
+def test_make_city_real_photos_are_classified_by_size(service, shared_data, tmp_path):
     photos = []
     for number, path in enumerate(sorted((shared_data / "panoramas").glob("*.jpeg")), 1):
         (service.folder / path.name).write_bytes(path.read_bytes())

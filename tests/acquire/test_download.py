@@ -1,4 +1,4 @@
-"""Downloads from a server on loopback that breaks connections, lies about content and asks for pauses."""
+"""Downloads from a server on loopback that breaks connections, sends wrong content and requests pauses."""
 
 import hashlib
 import threading
@@ -14,7 +14,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server:
-    """Answers are taken from `plan`, one for each request: a status, "break", "html", or nothing special."""
+    """HTTP server whose `plan` lists the kind of each response: a status, "break" or "html"; then complete files."""
 
     def __init__(self):
         self.plan, self.ranges, self.headers = [], [], {}
@@ -67,7 +67,7 @@ def test_download_with_broken_connections_continues_from_the_last_byte(server, t
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_download_after_a_stop_continues_what_is_there(server, tmp_path):
+def test_download_continues_partial_file(server, tmp_path):
     (tmp_path / "file.partial").write_bytes(CONTENT[:1000])
     download(server.address, tmp_path / "file", size=len(CONTENT), sha256=SHA256)
     assert server.ranges == ["bytes=1000-"]
@@ -76,7 +76,7 @@ def test_download_after_a_stop_continues_what_is_there(server, tmp_path):
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_download_with_a_passing_failure_is_tried_again(server, tmp_path, status):
+def test_download_temporary_failure_is_retried(server, tmp_path, status):
     server.plan = [status, status]
     assert download(server.address, tmp_path / "file", size=len(CONTENT), sha256=SHA256).exists()
 
@@ -93,14 +93,14 @@ def test_download_with_a_passing_failure_is_tried_again(server, tmp_path, status
         ([503] * 20, len(CONTENT), SHA256, "attempts"),
     ],
 )
-def test_download_of_something_else_is_refused_in_one_line(server, tmp_path, plan, size, sha256, message):
+def test_download_unexpected_content_raises_one_line_error(server, tmp_path, plan, size, sha256, message):
     server.plan = plan
     with pytest.raises(GenGeoError, match=message):
         download(server.address, tmp_path / "file", size=size, sha256=sha256)
     assert not (tmp_path / "file").exists()
 
 
-def test_space_that_is_not_there_is_refused(tmp_path):
+def test_check_space_too_little_raises_error(tmp_path):
     with pytest.raises(GenGeoError, match="are free"):
         check_space(tmp_path / "new" / "folder", 1 << 60)
     check_space(tmp_path, 1)

@@ -1,4 +1,4 @@
-"""`gengeo data get justzoomin` against a Hub on loopback, and what is made of it."""
+"""`gengeo data get justzoomin` with a Hub server on loopback: files, table, faults and messages."""
 
 import json
 
@@ -16,7 +16,7 @@ from tests.acquire.jz_city import FIRST_ID, tar
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """The city is 156 m wide: blocks of 500 m would leave nothing."""
+    """Use small blocks, since the city is 156 m wide and blocks of 500 m would leave no training pairs."""
     monkeypatch.setattr(lists, "BLOCK_M", 40.0)
     monkeypatch.setattr(lists, "MARGIN_M", 1.0)
     monkeypatch.setattr(lists, "VALIDATION_SHARE", 0.2)
@@ -69,7 +69,7 @@ def test_get_renders_cells_north_up_from_the_pixels_under_them(hub, gengeo, tmp_
         assert errors[0] < 12 < errors[1] / 2 and errors[0] < errors[2] / 2
 
 
-def test_get_again_asks_for_no_archive_and_continues_offline(hub, gengeo, tmp_path):
+def test_get_again_requests_no_archive_and_works_offline(hub, gengeo, tmp_path):
     out = tmp_path / "jz"
     get(gengeo, out)
     hub.log.clear()
@@ -83,7 +83,7 @@ def test_get_again_asks_for_no_archive_and_continues_offline(hub, gengeo, tmp_pa
     assert any(len(tiles) for tiles in test.queries["semi_positives"][:])
 
 
-def test_get_after_a_broken_connection_continues_and_after_a_stop_too(hub, gengeo, tmp_path, city):
+def test_get_after_broken_connection_or_interruption_is_resumed(hub, gengeo, tmp_path, city):
     out = tmp_path / "jz"
     hub.faults["archives/streetview_images_000.tar"] = ["break", "break"]
     hub.faults["archives/satellite_level_m2_000.tar"] = [503, 429, "break"]
@@ -101,23 +101,21 @@ def test_get_after_a_broken_connection_continues_and_after_a_stop_too(hub, genge
         pytest.param(404, "has no archives/streetview_images_000.tar", marks=pytest.mark.slow),
     ],
 )
-def test_get_of_something_else_says_so_in_one_line_and_loses_nothing(hub, gengeo, tmp_path, fault, message):
+def test_get_of_unexpected_content_raises_one_line_error_and_keeps_files(hub, gengeo, tmp_path, fault, message):
     out = tmp_path / "jz"
     hub.faults["archives/streetview_images_000.tar"] = [fault]
     code, _printed, noted = get(gengeo, out)
     assert code == 1
     assert message in noted.splitlines()[-1]
     assert not (out / "pairs.parquet").exists()
-    assert list((out / "satellite/-2").iterdir())  # what was fetched before stays
+    assert list((out / "satellite/-2").iterdir())  # files of other archives are kept
     hub.log.clear()
     get(gengeo, out)
     assert (out / "pairs.parquet").exists()
     assert not [line for line in hub.log if "satellite_level" in line]
 
 
-def test_get_with_few_photos_reads_the_beginning_of_an_archive_and_continues_it(
-    hub, gengeo, tmp_path, city, monkeypatch
-):
+def test_get_with_max_photos_reads_beginning_of_archive_and_resumes(hub, gengeo, tmp_path, city, monkeypatch):
     from gengeo_hf.acquire import justzoomin
 
     monkeypatch.setattr(justzoomin, "AT_ONCE", 2)
@@ -137,7 +135,7 @@ def test_get_with_few_photos_reads_the_beginning_of_an_archive_and_continues_it(
 
 
 @pytest.mark.slow
-def test_get_with_few_photos_from_a_server_without_ranges_says_what_to_do(hub, gengeo, tmp_path, monkeypatch):
+def test_get_with_max_photos_from_server_without_ranges_raises_error_with_advice(hub, gengeo, tmp_path, monkeypatch):
     from gengeo_hf.acquire import justzoomin
 
     monkeypatch.setattr(justzoomin, "AT_ONCE", 1)
@@ -170,7 +168,7 @@ def test_get_verify_finds_damaged_files_and_fetches_them_again(hub, gengeo, tmp_
         (("--offline",), "run once without --offline"),
     ],
 )
-def test_get_of_what_is_not_there_is_one_line(hub, gengeo, tmp_path, words, message):
+def test_get_of_missing_archives_or_zooms_raises_one_line_error(hub, gengeo, tmp_path, words, message):
     code, _, noted = get(gengeo, tmp_path / "jz", *words)
     assert code == 1
     assert message in noted.splitlines()[-1]
@@ -208,7 +206,7 @@ def test_get_of_another_revision_into_the_same_directory_is_refused(hub, gengeo,
     assert "give another --out" in noted
 
 
-def test_get_into_a_directory_of_something_else_touches_nothing(hub, gengeo, tmp_path):
+def test_get_into_directory_of_other_data_changes_nothing(hub, gengeo, tmp_path):
     (tmp_path / "bingmap").mkdir()
     code, _, noted = get(gengeo, tmp_path)
     assert code == 1
@@ -238,7 +236,7 @@ def test_get_of_an_archive_with_a_path_outside_is_refused(hub, gengeo, tmp_path,
     assert not list(tmp_path.rglob("evil.jpg"))
 
 
-def test_get_leaves_out_cells_with_a_missing_tile_and_says_how_many_photos(hub, gengeo, tmp_path, monkeypatch, city):
+def test_get_leaves_out_cells_with_missing_tile_and_counts_photos(hub, gengeo, tmp_path, monkeypatch, city):
     from gengeo_hf.acquire import justzoomin
 
     lost = sorted(city.tiles)[len(city.tiles) // 2]
@@ -253,26 +251,26 @@ def test_get_leaves_out_cells_with_a_missing_tile_and_says_how_many_photos(hub, 
     assert "photos are left out: the orthophoto does not cover their cell" in printed
 
 
-def test_get_without_the_extra_names_it_before_anything_is_fetched(gengeo, tmp_path, monkeypatch):
+def test_get_without_extra_raises_error_before_download(gengeo, tmp_path, monkeypatch):
     import sys
 
     import gengeo_hf.acquire
 
     monkeypatch.delattr(gengeo_hf.acquire, "justzoomin", raising=False)
-    monkeypatch.setitem(sys.modules, "gengeo_hf.acquire.justzoomin", None)  # as where one of its imports fails
+    monkeypatch.setitem(sys.modules, "gengeo_hf.acquire.justzoomin", None)  # its import fails
     code, _, noted = get(gengeo, tmp_path / "jz")
     assert code == 1
     assert 'pip install "gengeo_hf[net]"' in noted
 
 
-def test_get_of_a_data_set_that_must_be_asked_for_says_so(gengeo, tmp_path):
+def test_get_of_restricted_data_set_raises_error_with_advice(gengeo, tmp_path):
     code, _, noted = gengeo("data", "get", "vigor", "--out", tmp_path)
     assert code == 2
     assert "asked for from its owners" in noted
 
 
 @pytest.mark.slow
-def test_archive_that_the_user_put_there_is_checked_used_and_kept(hub, gengeo, tmp_path, city):
+def test_get_with_archive_of_the_user_checks_uses_and_keeps_it(hub, gengeo, tmp_path, city):
     out, name = tmp_path / "jz", "archives/streetview_images_000.tar"
     content = city.files()[name]
     (out / "archives").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The writer of own-data tables: what it writes is loaded by `table`."""
+"""Writing of tables of pairs, which `table` loads, with attribution and sources."""
 
 import csv
 import json
@@ -52,7 +52,7 @@ def test_own_table_is_loaded_from_its_folder_with_ids_above_2_to_53(tmp_path):
     assert data.queries[0]["ground"].size == (8, 8)
 
 
-def test_own_table_as_imagery_of_an_index_states_the_rights_of_its_tiles(tmp_path):
+def test_own_table_as_imagery_has_rights_of_its_tiles(tmp_path):
     from gengeo_hf.imagery.table import TableTiles
 
     write(tmp_path, lat=[60.0, 60.1], lon=[24.0, 24.1])
@@ -61,7 +61,7 @@ def test_own_table_as_imagery_of_an_index_states_the_rights_of_its_tiles(tmp_pat
     assert set(tiles.table["source"].to_pylist()) == {tiles.name}
 
 
-def test_own_table_states_rights_for_people_and_programs(tmp_path):
+def test_own_table_writes_sources_licences_and_attribution(tmp_path):
     table = write(tmp_path)
     assert read_sources(tmp_path) == read_sources(table) == SOURCES
     assert "must be distributed under CC-BY-SA-4.0" in (tmp_path / "LICENCES.md").read_text()
@@ -77,18 +77,18 @@ def test_own_table_states_rights_for_people_and_programs(tmp_path):
         ({"aerial": ["tiles/a.jpg"]}, "differ in length"),
     ],
 )
-def test_own_table_with_wrong_columns_is_refused_and_nothing_is_written(tmp_path, columns, message):
+def test_own_table_with_wrong_columns_raises_error_and_writes_nothing(tmp_path, columns, message):
     with pytest.raises(GenGeoError, match=message):
         write(tmp_path, **columns)
     assert not (tmp_path / "pairs.parquet").exists()
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"format": "other"}', json.dumps({"format": "gengeo-sources"})])
-def test_sources_that_are_damaged_are_refused_in_one_line(tmp_path, text):
+def test_read_sources_damaged_file_raises_one_line_error(tmp_path, text):
     (tmp_path / "SOURCES.json").write_text(text)
     with pytest.raises(GenGeoError, match=r"SOURCES\.json"):
         read_sources(tmp_path)
 
 
-def test_sources_without_a_file_are_none(tmp_path):
+def test_read_sources_without_file_returns_none(tmp_path):
     assert read_sources(tmp_path) is None

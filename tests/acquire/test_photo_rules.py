@@ -1,4 +1,4 @@
-"""Rules on photos, their tiles and their parts: without a network."""
+"""Selection of photos by rules, their tiles, and their splits."""
 
 import math
 
@@ -46,53 +46,53 @@ def dropped(found, *, flight=2021.5, **rules):
         ({"captured_at": 1_300_000_000_000}, "more than 5 years from the flight"),
     ],
 )
-def test_each_rule_takes_its_photo(changes, rule):
+def test_select_drops_photo_by_the_violated_rule(changes, rule):
     assert dropped(photo(2, 50, 50, **changes), min_quality=0.5, max_years=5.0) == rule
 
 
-def test_positions_that_contradict_each_other_are_dropped():
+def test_select_drops_photo_with_distant_positions():
     far = {"type": "Point", "coordinates": [float(v) for v in offset(LAT, LON, 70, 50)[::-1]]}
     assert dropped(photo(2, 50, 50, geometry=far)) == "positions more than 15 m apart"
     assert dropped(photo(2, 50, 50, geometry=far), max_shift_m=30.0) == ""
 
 
-def test_headings_across_north_are_near_each_other():
+def test_select_compares_headings_across_north():
     assert dropped(photo(2, 50, 50, compass_angle=355.0, computed_compass_angle=10.0)) == ""
 
 
-def test_photos_outside_the_area_and_of_a_greatest_age_without_a_date_are_refused():
+def test_select_outside_area_drops_photo_and_max_years_without_date_raises_error():
     assert dropped(photo(2, 400, 0)) == "outside the area"
     with pytest.raises(GenGeoError, match="--acquired"):
         select([photo(1)], PhotoRules(max_years=5.0), AREA, None)
 
 
-def test_one_heading_for_a_whole_sequence_is_not_believed():
+def test_select_drops_sequence_with_constant_heading():
     same = {"computed_compass_angle": 77.0, "compass_angle": 77.0, "sequence": "stuck"}
     chosen = select([photo(n, n * 20, 0, **same) for n in range(1, 5)], PhotoRules(), AREA, None)
     assert chosen.dropped == {"one heading for a whole sequence": 4}
 
 
-def test_frames_of_a_drive_keep_their_distance():
+def test_select_keeps_frames_of_a_sequence_apart():
     frames = [photo(n, n * 1.3, 0, sequence="drive", captured_at=1_625_000_000_000 + n) for n in range(1, 41)]
     chosen = select(frames, PhotoRules(), AREA, None)
     at = [float(great_circle_m(LAT, LON, kept.lat, kept.lon)) for kept in chosen.photos]
-    assert np.allclose(np.diff(sorted(at)), 5.2, atol=0.1) and len(at) == 10  # every fourth, not every third
+    assert np.allclose(np.diff(sorted(at)), 5.2, atol=0.1) and len(at) == 10  # 3 x 1.3 m < 4 m
 
 
-def test_one_photo_is_kept_in_a_square_and_it_is_the_best():
+def test_select_keeps_best_photo_of_each_square():
     crowd = [photo(n, 0.01 * n, 0, quality_score=n / 10) for n in range(1, 6)]
     chosen = select(crowd, PhotoRules(), AREA, None)
     assert [kept.id for kept in chosen.photos] == ["5"]
 
 
-def test_perspective_photos_are_not_mixed_with_panoramas():
+def test_select_perspective_drops_panoramas():
     plain = photo(2, is_pano=False, camera_type="perspective", width=4000, height=3000, camera_parameters=[0.85, 0, 0])
     chosen = select([photo(1, 60, 0), plain], PhotoRules(kind="perspective"), AREA, None)
     assert [kept.id for kept in chosen.photos] == ["2"]
     assert chosen.photos[0].fov == pytest.approx(math.degrees(2 * math.atan(0.5 / 0.85)))
 
 
-def test_limit_is_spread_and_the_same_in_each_run():
+def test_limit_is_spread_and_reproducible():
     photos = [photo(n, n % 20 * 10, n // 20 * 10) for n in range(1, 200)]
     first, second = Selection(list(photos)), Selection(list(photos))
     limit(first, 50)
@@ -104,8 +104,8 @@ def test_limit_is_spread_and_the_same_in_each_run():
 
 @pytest.mark.parametrize("heading", [0.0, 37.0, 200.0])
 @pytest.mark.parametrize(("pitch", "roll"), [(0.0, 0.0), (12.0, 0.0), (0.0, -15.0), (5.0, 3.0)])
-def test_tilt_of_a_rotation_made_from_heading_pitch_and_roll(heading, pitch, roll):
-    """Independent of the code: the camera's axes are built in the world, and the vector by scipy."""
+def test_tilt_of_rotation_equals_pitch_or_roll(heading, pitch, roll):
+    """The expected rotation is computed independently: camera axes in world coordinates, and the vector by SciPy."""
     from scipy.spatial.transform import Rotation
 
     h, p = np.radians([heading, pitch])
@@ -122,7 +122,7 @@ def test_tilt_of_a_rotation_made_from_heading_pitch_and_roll(heading, pitch, rol
     assert tilt_of(vector.tolist()) == pytest.approx(max(abs(pitch), abs(roll) * np.cos(p)), abs=0.1)
 
 
-def test_unknown_rotation_and_lens_are_unknown():
+def test_tilt_and_field_of_view_of_invalid_values_are_nan():
     assert math.isnan(tilt_of(None)) and math.isnan(tilt_of([1, 2])) and math.isnan(tilt_of([0, "x", 0]))
     assert math.isnan(field_of_view([0.0], 100, 100)) and math.isnan(field_of_view(None, 100, 100))
 
@@ -138,7 +138,7 @@ def test_unknown_rotation_and_lens_are_unknown():
         ("new", None),
     ],
 )
-def test_dates_of_flights(text, year):
+def test_flight_year_of_dates_and_ranges(text, year):
     assert flight_year(text) == (None if year is None else pytest.approx(year, abs=0.01))
 
 
@@ -147,13 +147,13 @@ def grid(tile_m=60.0):
     return TileGrid.from_table(source.table, source.name)
 
 
-def test_each_photo_gets_the_tile_in_whose_inner_half_it_stands():
+def test_pair_gives_nearest_tile_and_tiles_whose_inner_half_contains_photo():
     rng = np.random.default_rng(0)
     tiles = grid()
     photos = [photo(n, *rng.uniform(-200, 200, 2)) for n in range(1, 300)]
     found = pair(photos, tiles)
     for one, tile, further in zip(photos, found.positive.tolist(), found.further, strict=True):
-        distance = great_circle_m(one.lat, one.lon, tiles.lat, tiles.lon)  # slow and independent
+        distance = great_circle_m(one.lat, one.lon, tiles.lat, tiles.lon)  # brute force
         assert tile == int(distance.argmin())
         north = np.abs(tiles.lat - one.lat) * 111_200
         east = np.abs(tiles.lon - one.lon) * 111_200 * math.cos(math.radians(LAT))
@@ -162,14 +162,14 @@ def test_each_photo_gets_the_tile_in_whose_inner_half_it_stands():
         assert tile not in further and all(north[row] < 15.3 and east[row] < 15.3 for row in further)
 
 
-def test_photos_without_a_tile_and_further_frames_on_a_tile_are_dropped():
+def test_keep_paired_drops_photos_without_tile_and_repeated_frames():
     chosen = Selection([photo(1), photo(2, 2, 2, sequence="a"), photo(3, 4, 4, sequence="a"), photo(4, 2000, 0)])
     keep_paired(chosen, grid())
     assert [kept.id for kept in chosen.photos] == ["1", "2"]
     assert set(chosen.dropped.values()) == {1}
 
 
-def test_tiles_without_a_size_are_refused():
+def test_tile_grid_without_bounds_raises_error():
     source = GridTiles(AREA)
     bare = source.table.set_column(3, "west", [[None] * len(source.table)])
     with pytest.raises(GenGeoError, match="how large its tiles are"):
@@ -183,7 +183,7 @@ def spread(count=400, per_sequence=20):
     ]
 
 
-def test_parts_share_no_ground_and_no_sequence_nearby():
+def test_assign_photo_splits_tiles_do_not_overlap_and_near_sequences_are_separate():
     photos, tiles = spread(), grid()
     pairing = pair(photos, tiles)
     parts = assign_photo_splits(
@@ -194,12 +194,12 @@ def test_parts_share_no_ground_and_no_sequence_nearby():
     for one in np.flatnonzero(parts == "train"):
         others = np.flatnonzero(parts == "test")
         apart = great_circle_m(tiles.lat[own[one]], tiles.lon[own[one]], tiles.lat[own[others]], tiles.lon[own[others]])
-        assert apart.min() > 60 * 2**0.5  # tiles of 60 m share no ground in any direction
+        assert apart.min() > 60 * 2**0.5  # tiles of 60 m do not overlap in any direction
         near = great_circle_m(photos[one].lat, photos[one].lon, *np.array([(p.lat, p.lon) for p in photos])[others].T)
         assert not any(photos[other].sequence == photos[one].sequence for other in others[near < 200])
 
 
-def test_photos_in_one_spot_cannot_be_divided():
+def test_assign_photo_splits_of_photos_in_one_spot_raises_error():
     photos = [photo(n, n * 0.2, 0) for n in range(1, 5)]
     tiles = grid()
     with pytest.raises(GenGeoError, match="--split test"):

@@ -1,7 +1,7 @@
-"""From an open data set to a published model and a located photo, by commands of an installed wheel.
+"""End-to-end run from an open data set to a published model and a located photo, by commands of an installed wheel.
 
-The data have the layout of Just Zoom In and the pixels of the synthetic world; the Hub is one on loopback, which breaks
-connections and refuses at first. Nothing of this says anything about real photos.
+The data have the layout of Just Zoom In and images of the synthetic world. The Hub is a server on loopback that breaks
+connections and refuses some requests. The results say nothing about real photos.
 """
 
 import json
@@ -19,7 +19,7 @@ from tests.acquire.jz_city import City
 from tests.hub.hub_server import TOKEN, HubServer
 
 ROOT = Path(__file__).resolve().parents[2]
-SIDE = 30  # photos along a side of the square, 78 m apart: blocks of 500 m are enough to choose from
+SIDE = 30  # photos along a side of the square, 78 m apart, so that there are enough blocks of 500 m
 TRAINING = """
 data.workers=0 data.in_memory=true data.ground_size=[42,168] data.aerial_size=[70,70] model.init=null
 model.config.num_clusters=8 model.config.cluster_dim=32 model.config.token_dim=64 model.config.head_hidden_dim=128
@@ -39,7 +39,7 @@ STEPS = 300
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The package as a wheel, installed beside the libraries of this environment, without the checkout."""
+    """Directory with the installed wheel of the package, without the checkout."""
     work = tmp_path_factory.mktemp("wheel")
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -55,7 +55,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory):
-    """A city of synthetic pairs: one photo in every second cell of every second row."""
+    """Hub server with a city of synthetic pairs: one photo in every second cell of every second row."""
     from gengeo_hf.world import build_world
 
     world = build_world("urban", "train", SIDE * SIDE, cache_dir=tmp_path_factory.mktemp("world"))
@@ -65,7 +65,7 @@ def hub(tmp_path_factory):
     def picture(row, column):
         index = of_cell.get((row, column), (row * 31 + column * 17) % len(of_cell))
         tile = world.gallery[index]["aerial"].convert("RGB")
-        # Cells without a photo show other places, turned: no two of them alike, none that a photo was taken in.
+        # Cells without a photo show rotated tiles, which differ from each other and from the tiles of photos.
         return tile if (row, column) in of_cell else tile.rotate(90 * (1 + row % 3))
 
     photos = [(*cell, 4.0, -3.0, world.queries[index]["ground"].convert("RGB")) for cell, index in of_cell.items()]
@@ -99,11 +99,11 @@ def test_rehearsal_from_get_to_a_located_photo(wheel, hub, tmp_path):
     hub.faults["archives/satellite_level_m2_000.tar"] = [503, "break"]
     hub.faults["archives/streetview_images_001.tar"] = ["break", "break"]
     get = ("data", "get", "justzoomin", "--out", "jz", "--revision", "main")
-    run(*get, code=2)  # nobody can be asked
+    run(*get, code=2)  # without a terminal, --yes is required
     run(*get, "--yes", "--archives", "0")
     found = run(*get, "--yes", "--archives", "all")
     assert f"{SIDE * SIDE:,} photos" in found
-    check = run("data", "check", "justzoomin", "jz", code=1)  # not the whole of Washington
+    check = run("data", "check", "justzoomin", "jz", code=1)  # fewer photos than the published list
     assert "FAIL  test list: 90 (expected 30,956)" in check
 
     train = json.loads(run_python(environment, tmp_path, COUNT))
@@ -137,7 +137,7 @@ COUNT = "import gengeo_hf; print(len(gengeo_hf.load_pairs('justzoomin', 'jz', 't
 
 
 def run_python(environment, folder, code):
-    """What a Python of the installed wheel prints last; it must not see a checkout."""
+    """Last line printed by Python code that runs with the installed wheel and not with the checkout."""
     site = environment["PYTHONPATH"]
     check = f"import gengeo_hf\nassert gengeo_hf.__file__.startswith({site!r}), gengeo_hf.__file__\n"
     command = [sys.executable, "-c", check + code]

@@ -1,4 +1,4 @@
-"""Tar archives that would write elsewhere, end early, or are read from the middle on."""
+"""Unpacking of tar archives: unsafe members, truncated archives, and unpacking in parts."""
 
 import io
 import tarfile
@@ -35,21 +35,21 @@ def special(kind, name="streetview/a", target="/etc/passwd"):
         special(tarfile.FIFOTYPE),
     ],
 )
-def test_unpack_of_anything_but_plain_files_inside_is_refused(tmp_path, content):
+def test_unpack_unsafe_member_raises_error_and_writes_nothing(tmp_path, content):
     with pytest.raises(GenGeoError, match="not a plain file under streetview"):
         unpack(io.BytesIO(content), tmp_path / "out", ["streetview"], "a.tar")
     assert not list(tmp_path.rglob("*"))
 
 
 @pytest.mark.parametrize("length", [0, 10, 700, 3000])
-def test_unpack_of_a_truncated_archive_is_refused_and_leaves_no_half_file(tmp_path, length):
+def test_unpack_truncated_archive_raises_error_and_leaves_no_partial_file(tmp_path, length):
     with pytest.raises(GenGeoError, match=r"a\.tar"):
         unpack(io.BytesIO(tar(MEMBERS)[:length]), tmp_path, ["streetview"], "a.tar")
     for path in tmp_path.rglob("*.jpg"):
         assert path.read_bytes() == MEMBERS[path.relative_to(tmp_path).as_posix()]
 
 
-def test_unpack_in_parts_gives_what_unpack_in_one_gives(tmp_path):
+def test_unpack_in_parts_equals_unpack_at_once(tmp_path):
     content = tar(MEMBERS)
     found = Unpacked([])
     while not found.is_complete:
@@ -65,7 +65,7 @@ def test_unpack_in_parts_gives_what_unpack_in_one_gives(tmp_path):
     assert Unpacked.load(tmp_path / "record.parquet") is None
 
 
-def test_record_of_an_archive_finds_damaged_and_missing_files(tmp_path):
+def test_unpacked_record_finds_damaged_and_missing_files(tmp_path):
     record = unpack(io.BytesIO(tar(MEMBERS)), tmp_path, ["streetview"], "a.tar")
     assert not list(record.damaged(tmp_path))
     names = sorted(MEMBERS)

@@ -18,12 +18,12 @@ PIXEL_M = 0.5
 
 
 def write_city(folder, regions, photos=150):
-    """Write photos and entities for the double, `ortho/*.tif` and `area.geojson`.
+    """Write photos and entities for the test double, `ortho/*.tif` and `area.geojson`.
 
     Args:
-        folder: Where.
+        folder: Output directory.
         regions: Number of regions of the urban world.
-        photos: Of each region.
+        photos: Number of photos in each region.
 
     Returns:
         Number of photos.

@@ -1,4 +1,4 @@
-"""Builds an index from the tile server, for the test that kills it: `-m tests.imagery.build_once URL OUT CACHE`."""
+"""Build an index from the tile server, in a process that a test kills: `-m tests.imagery.build_once URL OUT CACHE`."""
 
 import sys
 
@@ -11,7 +11,7 @@ from tests.stubs import StubEncoder
 
 
 def main(address, out, cache):
-    work.SHARD = 4  # many shards, so that kills fall between and into them
+    work.SHARD = 4  # many shards, so that some kills are between and some are within shards
     net = NetOptions(client=ClientOptions(allow_private=True, rate=0), cache=cache)
     area = parse_area(bounds="24.93,60.16,24.9335,60.1615")
     source = open_imagery(address, TilingOptions(tile_m=60.0, area=area, net=net))

@@ -1,4 +1,4 @@
-"""The tile server that misbehaves, for all tests of imagery by address."""
+"""Fixtures of the tile server with faults, for the tests of imagery by address."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Server:
-    """A running `tile_server`."""
+    """A running server process of `tile_server`."""
 
     def __init__(self, port):
         self.port, self.address = port, f"http://127.0.0.1:{port}"

@@ -1,4 +1,4 @@
-"""What WMTS, WMS, ArcGIS, STAC, OpenAerialMap and file servers answer, for `tile_server`."""
+"""Responses of WMTS, WMS, ArcGIS, STAC, OpenAerialMap and file servers, for `tile_server`."""
 
 import io
 import json
@@ -49,7 +49,7 @@ def geotiff():
 
 @cache
 def pmtiles(kind="png"):
-    """An archive with tiles of zoom 17 round Helsinki."""
+    """An archive with tiles of zoom 17 around Helsinki."""
     from pmtiles.tile import Compression, TileType, zxy_to_tileid
     from pmtiles.writer import Writer
 
@@ -78,7 +78,7 @@ def pmtiles(kind="png"):
 
 
 def draw_box(left, bottom, right, top, size):
-    """A picture of a box in Web Mercator metres."""
+    """Image of a box in Web Mercator metres."""
     from tests.imagery.tile_server import colour
 
     at = (np.arange(size) + 0.5) / size

@@ -1,4 +1,4 @@
-"""The one HTTP client: politeness, patience, and what it refuses."""
+"""HTTP client of imagery: limits of requests, retries, refusals and secrets."""
 
 import email.utils
 import logging
@@ -23,7 +23,7 @@ def client(server):
 
 
 class Clock:
-    """Pauses without waiting."""
+    """Clock that records pauses without waiting."""
 
     def __init__(self):
         self.pauses = []
@@ -33,7 +33,7 @@ class Clock:
 
 
 def scripted(*answers, options=LOCAL):
-    """A client of a server that gives these answers in order, and the pauses that it makes."""
+    """A client whose server sends these responses in order, and the list of its pauses."""
     left, clock = list(answers), Clock()
 
     def handle(request):
@@ -49,7 +49,7 @@ def scripted(*answers, options=LOCAL):
 ADDRESS = "http://tiles.example.org/1.png"
 
 
-class TestPoliteness:
+class TestRequestLimits:
     def test_user_agent_names_program_version_and_contact(self, client, server):
         client.get(f"{server.address}/polite/3/1/1.png")
         assert server.ask("/log")["log"][0]["agent"] == user_agent("me@example.org")
@@ -57,7 +57,7 @@ class TestPoliteness:
             "me@example.org"
         )
 
-    def test_requests_of_threads_keep_to_connections_and_rate(self, server):
+    def test_get_from_threads_keeps_connections_and_rate(self, server):
         from concurrent.futures import ThreadPoolExecutor
 
         options = ClientOptions(allow_private=True, connections=2, rate=20.0)
@@ -66,20 +66,20 @@ class TestPoliteness:
         log = server.ask("/log")
         starts = sorted(log["starts"])
         assert log["most_open"] <= 2
-        assert starts[-1] - starts[0] >= 11 / 20 * 0.9  # twelve requests at twenty a second
+        assert starts[-1] - starts[0] >= 11 / 20 * 0.9  # twelve requests at twenty per second
 
-    def test_retry_after_in_seconds_is_honoured_for_the_whole_host(self):
+    def test_get_retry_after_in_seconds_applies_to_host(self):
         client, clock = scripted(httpx.Response(429, headers={"Retry-After": "1"}), httpx.Response(200, content=b"x"))
         assert client.get(ADDRESS).content == b"x"
         assert clock.pauses[0] == 1 and sum(clock.pauses) >= 1
 
-    def test_retry_after_as_a_date_is_honoured(self):
+    def test_get_retry_after_as_date_is_honoured(self):
         date = email.utils.formatdate(time.time() + 2, usegmt=True)
         client, clock = scripted(httpx.Response(503, headers={"Retry-After": date}), httpx.Response(200))
         client.get(ADDRESS)
         assert 0.5 <= clock.pauses[0] <= 2.1
 
-    def test_pauses_grow_and_have_jitter(self):
+    def test_get_retries_with_exponential_backoff_and_jitter(self):
         seen = []
         for _ in range(20):
             options = ClientOptions(allow_private=True, rate=0, pause_s=0.1)
@@ -90,55 +90,55 @@ class TestPoliteness:
             values = [pauses[number] for pauses in seen]
             assert all(bound / 2 <= value <= bound for value in values) and len(set(values)) > 10
 
-    def test_a_pause_beyond_the_time_limit_is_not_waited_for(self, client, server):
+    def test_get_pause_beyond_time_limit_raises_error(self, client, server):
         started = time.monotonic()
         with pytest.raises(ServerError, match="too many requests"):
             client.get(f"{server.address}/never/1/1/1.png")
-        with pytest.raises(HostUnavailableError, match="asks for a pause of 86"):  # which ends a build
+        with pytest.raises(HostUnavailableError, match="asks for a pause of 86"):  # this error ends a build
             client.get(f"{server.address}/never/1/1/2.png")
         assert time.monotonic() - started < 2 and len(server.paths) == 1
 
 
-class TestPatience:
+class TestRetries:
     @pytest.mark.parametrize("mode", ["once500", "once429", "broken"])
-    def test_a_passing_failure_is_tried_again(self, client, server, mode):
+    def test_get_temporary_failure_is_retried(self, client, server, mode):
         assert client.get(f"{server.address}/{mode}/5/3/2.png").content.startswith(b"\x89PNG")
         assert len(server.paths) == 2
 
     @pytest.mark.parametrize(
         ("mode", "message"), [("hang", "in time"), ("drip", "in time"), ("bomb", "more than 64 MB")]
     )
-    def test_a_server_that_does_not_end_is_left(self, server, mode, message):
+    def test_get_endless_response_raises_error(self, server, mode, message):
         limits = {"hang": (0.5, 2.0), "drip": (20.0, 2.0), "bomb": (20.0, 60.0)}[mode]
         options = ClientOptions(allow_private=True, rate=0, pause_s=0.05, timeout_s=limits[0], total_s=limits[1])
         with ImageryClient(options, ("127.0.0.1",)) as client, pytest.raises(ServerError, match=message):
             client.get(f"{server.address}/{mode}/1/1/1.png")
 
-    def test_a_host_that_is_down_is_not_asked_for_ever(self):
+    def test_get_from_failing_host_stops_after_limit(self):
         options = ClientOptions(allow_private=True, rate=0, attempts=1, give_up_after=3)
         client, _ = scripted(*[httpx.ConnectError("refused")] * 3, options=options)
         for _ in range(3):
             with pytest.raises(ServerError, match="no connection"):
                 client.get(ADDRESS)
         with pytest.raises(HostUnavailableError, match="run the same command later"):
-            client.get(ADDRESS)  # the script would be empty
+            client.get(ADDRESS)  # no request is sent: there is no fourth response
 
     @pytest.mark.parametrize(
         ("status", "message"),
         [(400, "layer, format"), (401, "apikey"), (403, "key"), (429, "too many requests"), (500, "later")],
     )
-    def test_a_refusal_says_what_to_do(self, status, message):
+    def test_get_refused_raises_error_with_advice(self, status, message):
         client, _ = scripted(*[httpx.Response(status)] * 5)
         with pytest.raises(ServerError, match=message) as caught:
             client.get(ADDRESS)
         assert caught.value.status == status
 
     @pytest.mark.parametrize("status", [204, 404, 410])
-    def test_what_is_not_there_is_an_answer(self, status):
+    def test_get_missing_resource_returns_answer(self, status):
         client, _ = scripted(httpx.Response(status))
         assert client.get(ADDRESS).is_missing
 
-    def test_a_certificate_error_says_what_to_do_and_is_not_tried_again(self):
+    def test_get_certificate_error_raises_error_with_advice_without_retry(self):
         client, clock = scripted(httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate"))
         with pytest.raises(ServerError, match="SSL_CERT_FILE"):
             client.get(ADDRESS)
@@ -149,15 +149,15 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("mode", "message"), [("elsewhere", "other.example.org"), ("local", "only http"), ("loop", "redirects")]
     )
-    def test_redirects_to_other_places_are_not_followed(self, client, server, mode, message):
+    def test_get_redirect_to_other_host_or_scheme_raises_error(self, client, server, mode, message):
         with pytest.raises(GenGeoError, match=message):
             client.get(f"{server.address}/{mode}/1/1/1.png")
 
-    def test_a_redirect_within_the_host_is_followed(self, client, server):
+    def test_get_redirect_within_host_is_followed(self, client, server):
         assert client.get(f"{server.address}/moved/5/3/2.png").status == 200
         assert [path.split("/")[1] for path in server.paths] == ["moved", "good"]
 
-    def test_a_host_is_asked_only_when_it_was_named(self):
+    def test_get_from_unnamed_host_raises_error(self):
         client, _ = scripted(httpx.Response(200), httpx.Response(200))
         with pytest.raises(GenGeoError, match="named neither"):
             client.get("http://cdn.example.org/1.png")
@@ -165,19 +165,19 @@ class TestRefusals:
         assert client.get("http://cdn.example.org/1.png").status == 200
 
     @pytest.mark.parametrize("address", ["file:///etc/passwd", "ftp://x/1", "http:///x", "http://[::1/x", "/vsicurl/x"])
-    def test_other_schemes_are_refused(self, address):
+    def test_get_other_scheme_raises_error(self, address):
         client, _ = scripted()
         with pytest.raises(GenGeoError):
             client.get(address)
 
-    def test_private_addresses_are_refused_unless_allowed(self, server):
+    def test_get_private_address_raises_error_unless_allowed(self, server):
         with ImageryClient(ClientOptions(rate=0), ("127.0.0.1", "localhost")) as client:
             for host in ("127.0.0.1", "localhost"):
                 with pytest.raises(GenGeoError, match="--allow-private"):
                     client.get(f"http://{host}:{server.port}/good/1/1/1.png")
         assert server.paths == []
 
-    def test_a_name_that_resolves_to_a_private_address_is_refused(self, monkeypatch):
+    def test_get_name_of_private_address_raises_error(self, monkeypatch):
         import socket
 
         answer = [
@@ -188,8 +188,8 @@ class TestRefusals:
         with pytest.raises(GenGeoError, match=r"169\.254\.169\.254"):
             GuardedTransport().handle_request(httpx.Request("GET", "http://metadata.example.org/"))
 
-    def test_the_checked_address_is_the_one_that_is_connected(self, server, monkeypatch):
-        """A name that changes after the check (DNS rebinding) gains nothing: it is resolved once."""
+    def test_get_connects_to_the_checked_address(self, server, monkeypatch):
+        """A name is resolved once, so that it cannot change after the check (DNS rebinding)."""
         import socket
 
         asked, real = [], socket.getaddrinfo
@@ -226,18 +226,18 @@ class TestRefusals:
             ("64:ff9b::808:808", True),
         ],
     )
-    def test_public_addresses_are_told_from_private_ones(self, number, expected):
+    def test_is_public_of_addresses(self, number, expected):
         assert is_public(number) is expected
 
 
 class TestSecrets:
-    def test_addresses_are_shown_without_secrets(self):
+    def test_redact_removes_secrets_of_addresses(self):
         shown = redact(
             "see https://u:pass1@h.org/a?key=abc123&layer=ortho&X-Amz-Signature=ff00 and http://h/?token=t0k3n"
         )
         assert "ortho" in shown and not any(word in shown for word in ("pass1", "abc123", "ff00", "t0k3n"))
 
-    def test_secrets_do_not_reach_logs_and_messages(self, client, server, caplog):
+    def test_secrets_are_not_in_logs_and_messages(self, client, server, caplog):
         caplog.set_level(logging.DEBUG)
         remember_secret("sesame-shut-43")
         with pytest.raises(ServerError) as caught:
@@ -247,7 +247,7 @@ class TestSecrets:
         assert "sesame" not in told and "127.0.0.1" in told
 
 
-def test_proxy_and_certificates_of_the_environment_are_used(server, monkeypatch, tmp_path):
+def test_client_uses_proxy_and_certificates_of_environment(server, monkeypatch, tmp_path):
     monkeypatch.setenv("http_proxy", server.address)
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)

@@ -1,4 +1,4 @@
-"""Documents of services with missing, empty and impossible values: every one is refused in one line, or read."""
+"""Documents of services with missing, empty and invalid values are read, or refused with a one-line error."""
 
 import copy
 import json
@@ -20,7 +20,7 @@ VALUES = (None, {}, "x", -1, 0, 1e308, float("nan"))
 
 @pytest.fixture
 def opened(monkeypatch, tmp_path):
-    """Open a source whose every document is `content`."""
+    """Open a source whose documents all have the content `content`."""
     content = {}
     monkeypatch.setattr("gengeo_hf.imagery.client.GuardedTransport", lambda allow_private: httpx.MockTransport(None))
     monkeypatch.setattr(
@@ -38,12 +38,12 @@ def opened(monkeypatch, tmp_path):
 
 
 def faults_of(open_source):
-    """Text of what is raised beyond a `GenGeoError` of one line; empty where all is well."""
+    """Text of an exception other than a `GenGeoError` of one line, "" if there is none."""
     try:
         open_source().plan()
     except GenGeoError as error:
         return "" if "\n" not in str(error) else "several lines"
-    except Exception as error:  # what this test looks for
+    except Exception as error:  # the failure that the tests detect
         return f"{type(error).__name__}: {error}"
     return ""
 
@@ -56,7 +56,7 @@ def paths_of(value, path=()):
 
 
 def changed(value, path, new):
-    """A document in which one value is replaced; removed where `new` is the text "removed"."""
+    """A document in which one value is replaced or, if `new` is "removed", removed."""
     value = copy.deepcopy(value)
     holder = value
     for key in path[:-1]:
@@ -70,7 +70,7 @@ def changed(value, path, new):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cached", [True, False])
-def test_arcgis_document_with_a_wrong_value_is_refused_in_one_line(opened, cached):
+def test_arcgis_invalid_document_raises_one_line_error(opened, cached):
     whole = documents.arcgis(cached)
     faults = {
         (path, str(new)): fault
@@ -94,7 +94,7 @@ def test_arcgis_document_with_a_wrong_value_is_refused_in_one_line(opened, cache
         (documents.wms(HOST, "1.1.1"), "wms?service=WMS&layers=ortho"),
     ],
 )
-def test_capabilities_with_a_wrong_element_are_refused_in_one_line(opened, content, path):
+def test_capabilities_invalid_element_raises_one_line_error(opened, content, path):
     faults = {}
     tags = [element.tag for element in ET.fromstring(content).iter()]
     for number in sorted(map(tags.index, set(tags))):

@@ -1,4 +1,4 @@
-"""Map tiles for any zoom, column and row: the grid closes without gaps, and a place lies in the tile that is named."""
+"""Properties of map tiles for any zoom, column and row: the grid has no gaps, and bounds contain their positions."""
 
 import math
 
@@ -17,7 +17,7 @@ def tiles(draw):
 
 @settings(max_examples=200, deadline=None)
 @given(tiles())
-def test_the_four_children_of_a_tile_are_the_tile(tile):
+def test_xyz_bounds_four_children_cover_the_tile(tile):
     zoom, column, row = tile
     whole = xyz_bounds(*tile)
     parts = {(x, y): xyz_bounds(zoom + 1, 2 * column + x, 2 * row + y) for x in (0, 1) for y in (0, 1)}
@@ -30,8 +30,8 @@ def test_the_four_children_of_a_tile_are_the_tile(tile):
 
 @settings(max_examples=300, deadline=None)
 @given(st.floats(-85.05, 85.05), st.floats(-180, 179.999), st.integers(0, 22))
-def test_a_place_lies_in_the_tile_of_the_forward_formula(lat, lon, zoom):
-    """Independent: the projection of a place (OGC 17-083r4, annex D), of which `xyz_bounds` is the way back."""
+def test_xyz_bounds_contain_positions_of_the_tile(lat, lon, zoom):
+    """The expected tile is computed by the projection (OGC 17-083r4, annex D), whose inverse is `xyz_bounds`."""
     column = int((lon + 180) / 360 * 2**zoom)
     row = int((1 - math.asinh(math.tan(math.radians(lat))) / math.pi) / 2 * 2**zoom)
     box = xyz_bounds(zoom, column, min(row, 2**zoom - 1))

@@ -1,4 +1,4 @@
-"""Rasters and SQLite files that are not what their name says: no endless work, no network, one line."""
+"""Malicious rasters and SQLite files: limited work, no network access, one-line errors."""
 
 import shutil
 import signal
@@ -20,7 +20,7 @@ pytest.importorskip("rasterio", reason='rasters need pip install "gengeo_hf[geo]
 
 @pytest.fixture
 def server():
-    """A loopback port that only counts who connects."""
+    """A loopback port that counts connections."""
     connections = []
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.settimeout(0.05)
@@ -58,7 +58,7 @@ def vrt(path, source, relative=1):
 
 
 @pytest.mark.parametrize("prefix", ["", "/vsicurl/", "/VSICURL/"])
-def test_a_raster_that_names_an_address_asks_no_network(tmp_path, server, prefix):
+def test_open_raster_that_names_an_address_sends_no_request(tmp_path, server, prefix):
     address, connections = server
     inner = vrt(tmp_path / "inner.vrt", f"{prefix}{address}", 0)
     shutil.copy(inner, tmp_path / "photo.tif")
@@ -74,7 +74,7 @@ def test_a_raster_that_names_an_address_asks_no_network(tmp_path, server, prefix
     assert not connections
 
 
-def test_a_vrt_reads_local_rasters_alone(tmp_path):
+def test_open_raster_vrt_reads_local_rasters_only(tmp_path):
     geotiff(tmp_path / "real.tif")
     plain = RasterTiles([tmp_path / "real.tif"], 60)
     through = RasterTiles([vrt(tmp_path / "outer.vrt", vrt(tmp_path / "inner.vrt", "real.tif").name)], 60)
@@ -93,7 +93,7 @@ def test_a_vrt_reads_local_rasters_alone(tmp_path):
         RasterTiles([tmp_path / "cut.vrt"], 60)
 
 
-def test_the_suffix_names_the_driver(tmp_path):
+def test_open_raster_uses_driver_of_suffix(tmp_path):
     geotiff(tmp_path / "real.tif")
     shutil.copy(tmp_path / "real.tif", tmp_path / "real.jp2")
     shutil.copy(tmp_path / "real.tif", tmp_path / "real.nc")
@@ -103,7 +103,7 @@ def test_the_suffix_names_the_driver(tmp_path):
         RasterTiles([tmp_path / "real.nc"], 60)
 
 
-def test_a_geopackage_whose_tiles_are_a_view_is_refused(tmp_path):
+def test_open_raster_geopackage_with_view_raises_error(tmp_path):
     with sqlite3.connect(tmp_path / "view.gpkg") as file:
         file.executescript(
             "CREATE TABLE gpkg_contents (table_name TEXT); INSERT INTO gpkg_contents VALUES ('t');"
@@ -122,7 +122,7 @@ def mbtiles(path, view):
     return path
 
 
-def test_mbtiles_that_compute_without_end_are_one_line(tmp_path, monkeypatch):
+def test_mbtiles_with_endless_view_raises_one_line_error(tmp_path, monkeypatch):
     monkeypatch.setattr(bounds, "STEPS", 2_000_000)
     columns = "SELECT 17 AS zoom_level, x AS tile_column, 0 AS tile_row, x'00' AS tile_data FROM n"
     with pytest.raises(GenGeoError, match="far more work than its size explains") as caught:
@@ -130,7 +130,7 @@ def test_mbtiles_that_compute_without_end_are_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_mbtiles_with_values_of_a_gigabyte_are_one_line(tmp_path):
+def test_mbtiles_with_huge_values_raises_one_line_error(tmp_path):
     view = "SELECT 17 AS zoom_level, 1 AS tile_column, 0 AS tile_row, zeroblob(900000000) AS tile_data"
     with pytest.raises(GenGeoError, match="too big"):
         MbTiles(mbtiles(tmp_path / "large.mbtiles", view))
@@ -138,13 +138,13 @@ def test_mbtiles_with_values_of_a_gigabyte_are_one_line(tmp_path):
 
 @pytest.fixture
 def interrupts():
-    """SIGINT raises KeyboardInterrupt; a shell ignores it in what it starts in the background."""
+    """Make SIGINT raise KeyboardInterrupt, since shells ignore it in background processes."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
-def test_an_endless_query_can_be_interrupted(tmp_path, interrupts):
+def test_bounded_database_query_is_interrupted_by_sigint(tmp_path, interrupts):
     mbtiles(tmp_path / "endless.mbtiles", ENDLESS + "SELECT x FROM n")
     database = bounds.BoundedDatabase(tmp_path / "endless.mbtiles")
     alarm = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
@@ -154,7 +154,7 @@ def test_an_endless_query_can_be_interrupted(tmp_path, interrupts):
     alarm.join()
 
 
-def test_mbtiles_stay_as_they_are(tmp_path):
+def test_mbtiles_file_is_not_modified(tmp_path):
     path = mbtiles(tmp_path / "a.mbtiles", "SELECT 1")
     before = path.read_bytes()
     with pytest.raises(sqlite3.OperationalError, match="readonly"):

@@ -1,4 +1,4 @@
-"""Tables, map tiles and datasets as imagery: none of them needs the extra that reads rasters."""
+"""Tables, map tiles and datasets as imagery, which do not need the extra for rasters."""
 
 import sqlite3
 
@@ -16,12 +16,12 @@ from gengeo_hf.imagery.xyz import xyz_bounds
 def picture(path, colour=(10, 200, 30), size=(8, 8)):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.new("RGB", size, colour)
-    image.putpixel((size[0] - 1, size[1] - 1), (250, 250, 250))  # a tile of one colour shows nothing
+    image.putpixel((size[0] - 1, size[1] - 1), (250, 250, 250))  # tiles of one colour would be left out
     image.save(path)
 
 
 class TestTables:
-    def test_a_table_with_ids_and_marked_files(self, tmp_path):
+    def test_table_tiles_finds_files_of_ids_with_suffix(self, tmp_path):
         for name in "ab":
             picture(tmp_path / f"{name}.jpg", (255, 0, 0))
             picture(tmp_path / f"{name}_sat.jpg")
@@ -31,7 +31,7 @@ class TestTables:
         assert source.table["source"][0].as_py().endswith("a_sat.jpg") and source.read(1).size == (8, 8)
         assert size_of(row_bounds(source.table, 0)) == pytest.approx((250, 250), rel=1e-4)
 
-    def test_parquet_with_bounds_and_an_image_column(self, tmp_path):
+    def test_table_tiles_parquet_with_bounds_and_images(self, tmp_path):
         import pyarrow as pa
         import pyarrow.parquet
 
@@ -49,14 +49,14 @@ class TestTables:
         source = open_imagery(tmp_path / "t.parquet")
         assert row_bounds(source.table, 0).crosses_date_line and source.read(0).getpixel((0, 0)) == (10, 200, 30)
 
-    def test_the_tiles_own_position_goes_before_the_photos(self, tmp_path):
+    def test_table_tiles_prefers_position_of_tile_to_photo(self, tmp_path):
         picture(tmp_path / "x.png")
         (tmp_path / "t.csv").write_text("aerial,lat,lon,tile_lat,tile_lon\nx.png,60.18,24.91,60.17,24.9\n")
         assert open_imagery(tmp_path).table["lat"].to_pylist() == [60.17]
         (tmp_path / "t.csv").write_text("aerial,lat,lon,tile_lat,tile_lon\nx.png,60.17,24.9,24.9,60.17\n")
         assert "swapped" in open_imagery(tmp_path).notes[0]
 
-    def test_bounds_alone_give_the_centre_and_are_checked(self, tmp_path):
+    def test_table_tiles_with_bounds_only_computes_centres(self, tmp_path):
         picture(tmp_path / "x.png")
         (tmp_path / "t.csv").write_text("aerial,minx,miny,maxx,maxy\nx.png,24.899,60.1695,24.901,60.1705\n")
         table = open_imagery(tmp_path).table
@@ -65,7 +65,7 @@ class TestTables:
         with pytest.raises(GenGeoError, match="south must lie below north"):
             open_imagery(tmp_path)
 
-    def test_rows_that_are_no_tile_are_counted(self, tmp_path):
+    def test_table_tiles_counts_unusable_rows(self, tmp_path):
         for name in ("d1/0.png", "d2/0.png"):
             (tmp_path / name).parent.mkdir()
             picture(tmp_path / name)
@@ -75,10 +75,10 @@ class TestTables:
         assert source.table["tile_id"].to_pylist() == ["d0/0.png", "d1/0.png", "d2/0.png"]
         assert sum(source.left_out.values()) == 3 and len(source.notes) == len(source.left_out) == 3
         assert source.read(1).size == (8, 8)
-        with pytest.raises(GenGeoError, match="there is no image"):  # it is counted as unreadable when it is encoded
+        with pytest.raises(GenGeoError, match="there is no image"):  # a build counts such tiles as unreadable
             source.read(0)
 
-    def test_sizes_from_a_column_and_named_columns(self, tmp_path):
+    def test_table_tiles_uses_size_column_and_stated_columns(self, tmp_path):
         picture(tmp_path / "x.png")
         (tmp_path / "t.csv").write_text("pic,northing_deg,e,tile_size_m\nx.png,1,2,100m\n")
         options = TilingOptions(image_column="pic", lat_column="northing_deg", lon_column="e")
@@ -98,13 +98,13 @@ class TestTables:
             ("id,lat,lon,lat\nx,1,2,3\n", "two columns 'lat'"),
         ],
     )
-    def test_bad_tables_say_what_to_do(self, tmp_path, content, message):
+    def test_table_tiles_invalid_table_raises_error_with_advice(self, tmp_path, content, message):
         picture(tmp_path / "x.png")
         (tmp_path / "t.csv").write_text(content)
         with pytest.raises(GenGeoError, match=message.replace(".", r"\.")):
             open_imagery(tmp_path)
 
-    def test_nothing_several_tables_and_strangers(self, tmp_path):
+    def test_open_imagery_missing_or_unknown_files_raise_error(self, tmp_path):
         with pytest.raises(GenGeoError, match="nothing at"):
             open_imagery(tmp_path / "no")
         with pytest.raises(GenGeoError, match="no imagery of a known kind"):
@@ -114,14 +114,14 @@ class TestTables:
         with pytest.raises(GenGeoError, match=r"a\.csv, b\.csv"):
             open_imagery(tmp_path)
 
-    def test_helsinki(self, shared_data):
+    def test_table_tiles_real_tiles_of_helsinki(self, shared_data):
         source = open_imagery(shared_data / "helsinki", TilingOptions(tile_size_m=250))
         assert source.table.num_rows == 5 and source.read(0).size == (500, 500)
         assert source.table["tile_id"][0].as_py() == "111050484379850"
 
 
 class TestMapTiles:
-    def test_bounds_are_those_of_the_web_mercator_grid(self):
+    def test_xyz_bounds_match_web_mercator_grid(self):
         pyproj = pytest.importorskip("pyproj")
         box = xyz_bounds(17, 74564, 37925)
         to_metres = pyproj.Transformer.from_crs(4326, 3857, always_xy=True).transform
@@ -130,7 +130,7 @@ class TestMapTiles:
         east, north = to_metres(box.east, box.north)
         assert (east - west, north - south) == pytest.approx((side, side), rel=1e-9)
 
-    def test_a_folder_uses_the_deepest_level(self, tmp_path):
+    def test_xyz_tiles_directory_uses_level_with_most_tiles(self, tmp_path):
         picture(tmp_path / "3" / "4" / "2.png", (1, 2, 3))
         picture(tmp_path / "2" / "1" / "1.png")
         source = open_imagery(tmp_path)
@@ -140,7 +140,7 @@ class TestMapTiles:
         with pytest.raises(GenGeoError, match=r"it has \[2, 3\]"):
             open_imagery(tmp_path, TilingOptions(zoom=9))
 
-    def test_mbtiles_count_rows_from_the_south(self, tmp_path):
+    def test_mbtiles_rows_are_counted_from_the_south(self, tmp_path):
         picture(tmp_path / "x.png")
         with sqlite3.connect(tmp_path / "m.mbtiles") as file:
             file.execute("CREATE TABLE metadata (name text, value text)")
@@ -149,7 +149,7 @@ class TestMapTiles:
         source = open_imagery(tmp_path / "m.mbtiles")
         assert source.table["tile_id"].to_pylist() == ["3/4/2"] and source.read(0).getpixel((0, 0)) == (10, 200, 30)
 
-    def test_strangers_are_refused(self, tmp_path):
+    def test_map_tiles_invalid_files_raise_error(self, tmp_path):
         (tmp_path / "m.mbtiles").write_text("hello")
         with pytest.raises(GenGeoError, match="cannot be read as MBTiles"):
             open_imagery(tmp_path / "m.mbtiles")
@@ -176,7 +176,7 @@ def small_dataset():
     return datasets.Dataset.from_list([row], features=features)
 
 
-def test_a_dataset_on_disk_is_a_source(tmp_path):
+def test_open_imagery_saved_dataset_is_a_source(tmp_path):
     data = small_dataset()
     data.save_to_disk(str(tmp_path / "d"))
     (tmp_path / "p").mkdir()
@@ -186,7 +186,7 @@ def test_a_dataset_on_disk_is_a_source(tmp_path):
         assert source.table["tile_id"].to_pylist() == ["a"] and source.read(0).getpixel((0, 0)) == (9, 9, 9)
 
 
-def test_ids_of_a_dataset_may_be_numbers_and_its_columns_are_checked():
+def test_dataset_tiles_accept_numbers_as_ids_and_check_columns():
     from gengeo_hf.imagery.dataset import DatasetTiles
 
     data = small_dataset().remove_columns("tile_id")
@@ -204,7 +204,7 @@ def test_ids_of_a_dataset_may_be_numbers_and_its_columns_are_checked():
             DatasetTiles(wrong)
 
 
-def test_a_dataset_on_the_hub_is_a_source(monkeypatch):
+def test_open_imagery_dataset_on_the_hub_is_a_source(monkeypatch):
     import datasets
 
     asked = []

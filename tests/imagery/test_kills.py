@@ -1,4 +1,4 @@
-"""A build by address that is killed ten times: nothing is fetched twice, and the index is that of an unbroken build."""
+"""A build by address that is killed ten times fetches nothing twice and equals an uninterrupted build."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def test_build_killed_ten_times_equals_an_unbroken_one(server, tmp_path):
     assert not (tmp_path / "killed").exists() or GeoIndex.load(tmp_path / "killed")
     last = start(server, tmp_path, "killed")
     assert last.wait(400) == 0
-    # A request whose answer was in flight when the process died may come again; at most two are in flight.
+    # Requests in flight when the process was killed may be repeated; at most two are in flight.
     paths = server.paths
     assert len(set(paths)) == wanted and len(paths) <= wanted + 10 * 2
     one, other = GeoIndex.load(tmp_path / "whole"), GeoIndex.load(tmp_path / "killed")

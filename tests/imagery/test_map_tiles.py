@@ -1,4 +1,4 @@
-"""Map tiles on disk as people have them: names, orders, levels, and what is not a picture of the ground."""
+"""Map tiles on disk: forms of paths, orders, zoom levels, and content that is not imagery of the ground."""
 
 import sqlite3
 
@@ -34,7 +34,7 @@ def places(count=4):
         ("{z}/{y}/{x}.png", {"tile_order": "zyx"}),
     ],
 )
-def test_every_way_of_naming_tiles_gives_the_same_places(tmp_path, form, options):
+def test_xyz_tiles_path_forms_give_equal_positions(tmp_path, form, options):
     for seed, (x, y) in enumerate(places()):
         noise(tmp_path / form.format(z=Z, x=x, y=y), seed)
     source = open_imagery(tmp_path, TilingOptions(**options))
@@ -42,7 +42,7 @@ def test_every_way_of_naming_tiles_gives_the_same_places(tmp_path, form, options
     assert abs(source.table["lat"][0].as_py() - 60.17) < 0.01 and source.read(0).size == (16, 16)
 
 
-def test_another_order_is_noticed_by_the_area(tmp_path):
+def test_open_imagery_other_tile_order_raises_error_with_area(tmp_path):
     for seed, (x, y) in enumerate(places()):
         noise(tmp_path / f"{Z}/{y}/{x}.png", seed)
     area = Area.from_bounds(Bounds(24.9, 60.1, 25.0, 60.2))
@@ -51,7 +51,7 @@ def test_another_order_is_noticed_by_the_area(tmp_path):
     assert open_imagery(tmp_path, TilingOptions(area=area, tile_order="zyx")).table.num_rows == 4
 
 
-def test_the_fullest_level_is_taken_and_the_others_are_named(tmp_path):
+def test_xyz_tiles_use_fullest_level_and_note_others(tmp_path):
     for seed, (x, y) in enumerate(places()):
         noise(tmp_path / f"{Z}/{x}/{y}.png", seed)
     noise(tmp_path / f"20/{4 * X}/{4 * Y}.png", 9)
@@ -60,17 +60,17 @@ def test_the_fullest_level_is_taken_and_the_others_are_named(tmp_path):
     assert open_imagery(tmp_path, TilingOptions(zoom=20)).table.num_rows == 1
 
 
-def test_two_files_of_one_tile_are_one_tile(tmp_path):
+def test_xyz_tiles_two_files_of_one_tile_are_one_tile(tmp_path):
     noise(tmp_path / f"{Z}/{X}/{Y}.png", 0)
     noise(tmp_path / f"{Z}/{X}/{Y}.jpg", 1)
     source = open_imagery(tmp_path)
     assert source.table.num_rows == 1 and "1 tiles have two files" in source.notes[0]
 
 
-def test_what_shows_nothing_is_left_out_with_its_reason(tmp_path):
+def test_map_tiles_without_imagery_are_left_out_by_reason(tmp_path):
     for seed, (x, y) in enumerate(places(9)):
         noise(tmp_path / f"{Z}/{x}/{y}.png", seed)
-    for _, (x, y) in zip(range(3), places(9), strict=False):  # the page of a server that refuses
+    for _, (x, y) in zip(range(3), places(9), strict=False):  # the web page of a server that refuses
         noise(tmp_path / f"{Z}/{x}/{y}.png", 99)
     x, y = places(9)[3]
     Image.new("RGB", (16, 16), (0, 0, 0)).save(tmp_path / f"{Z}/{x}/{y}.png")
@@ -91,7 +91,7 @@ def test_what_shows_nothing_is_left_out_with_its_reason(tmp_path):
     assert len(found[True]) == 5
 
 
-def test_mbtiles_with_rows_from_the_north(tmp_path):
+def test_mbtiles_north_rows_are_counted_from_the_north(tmp_path):
     noise(tmp_path / "a.png", 0)
     content = (tmp_path / "a.png").read_bytes()
     with sqlite3.connect(tmp_path / "m.mbtiles") as file:

@@ -1,4 +1,4 @@
-"""Rasters of any CRS, depth and number: tiles north up and as large as asked, and what holds no data left out."""
+"""Tiles of rasters: geometry in several CRSs, bit depths, mosaics, pixels without data, and invalid files."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from rasterio.warp import transform  # noqa: E402
 
 
 def raster(path, bands, crs="EPSG:32635", metres=1.0, at=(60.2, 24.9), turn=0.0, **profile):
-    """A raster whose middle lies at (lat, lon)."""
+    """Write a raster whose centre is at (lat, lon)."""
     count, height, width = bands.shape
     (x,), (y,) = transform("EPSG:4326", crs, [at[1]], [at[0]])
     shape = Affine.translation(x, y) @ Affine.rotation(turn) @ Affine.scale(metres, -metres)
@@ -28,7 +28,7 @@ def raster(path, bands, crs="EPSG:32635", metres=1.0, at=(60.2, 24.9), turn=0.0,
 
 
 def compass(side=400):
-    """North half red, south half blue; the western half is darker."""
+    """Bands of an image with a red north half, a blue south half and a darker west half."""
     bands = np.zeros((3, side, side), np.uint8)
     bands[0, : side // 2] = 200
     bands[2, side // 2 :] = 200
@@ -37,7 +37,7 @@ def compass(side=400):
     return bands
 
 
-class TestRasters:
+class TestRasterTiles:
     @pytest.mark.parametrize(
         ("crs", "at", "metres"),
         [
@@ -48,8 +48,8 @@ class TestRasters:
             ("EPSG:32701", (-17.0, 179.9999), 1.0),  # UTM zone 1 south, over the date line
         ],
     )
-    def test_tiles_are_north_up_and_as_large_as_asked(self, tmp_path, crs, at, metres):
-        # A disc of north-red and south-blue, painted in true metres, seen through the CRS.
+    def test_raster_tiles_are_north_up_with_the_requested_size(self, tmp_path, crs, at, metres):
+        # A disc, red in the north and blue in the south, drawn in true metres and projected to the CRS.
         side = 500
         rows, columns = np.mgrid[0:side, 0:side] + 0.5
         path = raster(tmp_path / "r.tif", np.zeros((3, side, side), np.uint8), crs, metres, at)
@@ -70,13 +70,13 @@ class TestRasters:
         top, bottom = tile[: len(tile) // 8, :, 0].mean(), tile[-len(tile) // 8 :, :, 0].mean()
         assert top > 200 and bottom < 40
 
-    def test_a_turned_raster_is_turned_back(self, tmp_path):
+    def test_raster_tiles_of_rotated_raster_are_north_up(self, tmp_path):
         tile = np.asarray(
             open_imagery(raster(tmp_path / "r.tif", compass(), turn=180), TilingOptions(tile_m=150)).read(0)
         )
-        assert tile[..., 0].max() < 60 and tile[..., 2].mean() > 100  # what was south in the file is north
+        assert tile[..., 0].max() < 60 and tile[..., 2].mean() > 100  # the south of the file is up
 
-    def test_neighbours_overlap_as_asked(self, tmp_path):
+    def test_raster_tiles_neighbours_overlap_as_requested(self, tmp_path):
         path = raster(tmp_path / "r.tif", compass(1000))
         table = open_imagery(path, TilingOptions(tile_m=100, overlap=0.5)).table
         lat, lon = table["lat"].to_numpy(), table["lon"].to_numpy()
@@ -84,7 +84,7 @@ class TestRasters:
         assert gaps.max() <= 50.5 and gaps.min() > 40
         assert 19**2 <= table.num_rows <= 21**2
 
-    def test_near_infrared_is_no_mask(self, tmp_path):
+    def test_raster_tiles_near_infrared_is_not_a_mask(self, tmp_path):
         bands = np.concatenate([compass(), np.random.default_rng(0).integers(0, 9, (1, 400, 400), np.uint8)])
         path = raster(tmp_path / "r.tif", bands)
         with rasterio.open(path, "r+") as file:
@@ -92,7 +92,7 @@ class TestRasters:
         source = open_imagery(path, TilingOptions(tile_m=100))
         assert np.asarray(source.read(0))[..., 0].max() > 150
 
-    def test_a_true_mask_and_nodata_leave_tiles_out(self, tmp_path):
+    def test_raster_tiles_mask_and_nodata_leave_tiles_out(self, tmp_path):
         mask = np.zeros((1, 400, 400), np.uint8)
         mask[:, :, 200:] = 255
         masked = raster(tmp_path / "a.tif", np.concatenate([compass(), mask]))
@@ -109,7 +109,7 @@ class TestRasters:
             found = [source.read(row) is not None for row in range(source.table.num_rows)]
             assert 0.3 < np.mean(found) < 0.7, path
 
-    def test_deep_grey_and_palette_rasters(self, tmp_path):
+    def test_raster_tiles_of_deep_grey_and_palette_files(self, tmp_path):
         deep = (compass().astype(np.uint16) * 40) + 1000
         tile = np.asarray(open_imagery(raster(tmp_path / "a.tif", deep), TilingOptions(tile_m=300)).read(0))
         assert tile.max() > 240 and tile.min() < 15
@@ -123,7 +123,7 @@ class TestRasters:
             file.write_colormap(1, {1: (1, 2, 250, 255)})
         assert open_imagery(path, TilingOptions(tile_m=100)).read(0).getpixel((50, 50)) == (1, 2, 250)
 
-    def test_a_mosaic_has_no_seam_and_files_far_apart_are_fine(self, tmp_path):
+    def test_raster_tiles_mosaic_has_no_seam_and_files_may_be_far_apart(self, tmp_path):
         full = compass(600)
         whole = raster(tmp_path / "whole.tif", full)
         with rasterio.open(whole) as file:
@@ -151,8 +151,8 @@ class TestRasters:
             assert gap.mean() < 2, tile
         assert b.table.num_rows > a.table.num_rows
 
-    def test_deep_files_of_a_mosaic_share_one_range(self, tmp_path):
-        """Two halves, one darker on the whole: stretched each by itself, the same ground would change at the seam."""
+    def test_raster_tiles_deep_files_of_a_mosaic_share_one_range(self, tmp_path):
+        """Two halves, one darker: stretched separately, equal ground would differ at the seam."""
         (tmp_path / "parts").mkdir()
         ramp = np.linspace(1000, 9000, 800).astype(np.uint16)[None, None, :] * np.ones((3, 400, 1), np.uint16)
         options = {"driver": "GTiff", "count": 3, "height": 400, "width": 400, "dtype": "uint16", "crs": "EPSG:32635"}
@@ -163,18 +163,18 @@ class TestRasters:
         source = open_imagery(tmp_path / "parts", TilingOptions(tile_m=100, overlap=0))
         east = np.argsort(source.table["lon"].to_numpy())
         means = [np.asarray(source.read(int(row)), float).mean() for row in east]
-        columns = [np.max(part) for part in np.array_split(means, 8)]  # tiles at the edge are black in part
+        columns = [np.max(part) for part in np.array_split(means, 8)]  # tiles at the edge are partly black
         assert columns[0] < 40 and columns[-1] > 200 and np.all(np.diff(columns) > 10)
         dark = open_imagery(tmp_path / "parts", TilingOptions(tile_m=100, overlap=0, value_range=(0, 65535)))
         assert max(np.asarray(dark.read(row)).max() for row in range(0, dark.table.num_rows, 5)) < 40
-        # What a build that was interrupted must not mix.
+        # An interrupted build must not mix different renderings.
         assert (
             dark.rendering != source.rendering == open_imagery(tmp_path / "parts", TilingOptions(overlap=0)).rendering
         )
         with pytest.raises(GenGeoError, match="must rise"):
             open_imagery(tmp_path / "parts", TilingOptions(value_range=(5, 5)))
 
-    def test_a_mosaic_of_many_files_takes_memory_for_its_tiles_only(self, tmp_path):
+    def test_raster_tiles_memory_grows_with_tiles_not_with_files(self, tmp_path):
         options = {"driver": "GTiff", "count": 3, "height": 100, "width": 100, "dtype": "uint8", "crs": "EPSG:32635"}
         for number in range(36):
             shape = Affine(1, 0, 400_000 + 100 * (number % 6), 0, -1, 6_675_000 - 100 * (number // 6))
@@ -182,27 +182,27 @@ class TestRasters:
                 file.write(np.full((3, 100, 100), 50 + 5 * number, np.uint8))
         source = open_imagery(tmp_path, TilingOptions(tile_m=50, overlap=0))
         assert source.table.num_rows >= 140
-        assert len(source._pieces.tile) < 4.5 * source.table.num_rows  # a tile lies on four files at most
+        assert len(source._pieces.tile) < 4.5 * source.table.num_rows  # at most four files cover a tile
         lat, lon = source.table["lat"].to_numpy(), source.table["lon"].to_numpy()
         x, y = transform("EPSG:4326", "EPSG:32635", lon.tolist(), lat.tolist())
         for row in range(0, source.table.num_rows, 7):
             inside = [(np.asarray(v) - w) % 100 for v, w in ((x[row], 400_000), (y[row], 6_675_000))]
-            if all(26 < value < 74 for value in inside):  # well inside one file
+            if all(26 < value < 74 for value in inside):  # inside one file
                 number = int((x[row] - 400_000) // 100) + 6 * int((6_675_000 - y[row]) // 100)
                 assert np.asarray(source.read(row)).mean() == pytest.approx(50 + 5 * number, abs=1)
 
-    def test_overviews_are_used_where_they_are_enough(self, tmp_path):
+    def test_raster_tiles_use_overviews(self, tmp_path):
         from rasterio.enums import Resampling
 
         path = raster(tmp_path / "r.tif", np.full((3, 1024, 1024), 40, np.uint8), tiled=True)
         with rasterio.open(path, "r+") as file:
             file.build_overviews([2, 4, 8], Resampling.average)
-            file.write(np.full((3, 1024, 1024), 200, np.uint8))  # the overviews keep the old grey
+            file.write(np.full((3, 1024, 1024), 200, np.uint8))  # the overviews are not updated and stay grey
         assert np.asarray(open_imagery(path, TilingOptions(tile_m=800, pixels=100)).read(0)).max() == 40
         assert np.asarray(open_imagery(path, TilingOptions(tile_m=50)).read(0)).max() == 200
 
     @pytest.mark.parametrize("driver", ["VRT", "COG"])
-    def test_virtual_and_cloud_optimised_rasters(self, tmp_path, driver):
+    def test_raster_tiles_of_vrt_and_cog(self, tmp_path, driver):
         import rasterio.shutil
 
         path = raster(tmp_path / "r.tif", compass())
@@ -212,7 +212,7 @@ class TestRasters:
         assert a.table["tile_id"].to_pylist() == b.table["tile_id"].to_pylist()
         np.testing.assert_allclose(np.asarray(a.read(3), float), np.asarray(b.read(3), float), atol=3)
 
-    def test_fractions_with_nan_where_there_is_no_data(self, tmp_path):
+    def test_raster_tiles_of_floats_with_nan(self, tmp_path):
         bands = compass().astype(np.float32) / 255
         bands[:, :, :200] = np.nan
         path = raster(tmp_path / "r.tif", bands, nodata=float("nan"))
@@ -221,13 +221,13 @@ class TestRasters:
         kept = [np.asarray(tile) for tile in tiles if tile is not None]
         assert 0.3 < len(kept) / len(tiles) < 0.7 and max(tile.max() for tile in kept) > 200
 
-    def test_tiles_over_the_pole(self, tmp_path):
+    def test_raster_tiles_cover_the_pole(self, tmp_path):
         path = raster(tmp_path / "r.tif", compass(300), "EPSG:3413", at=(90.0, 0.0))
         source = open_imagery(path, TilingOptions(tile_m=100))
         assert source.table.num_rows > 5
         assert all(source.read(row) is not None for row in range(source.table.num_rows))
 
-    def test_bad_rasters(self, tmp_path):
+    def test_raster_tiles_invalid_files_raise_error(self, tmp_path):
         bare = tmp_path / "bare.tif"
         options = {"driver": "GTiff", "count": 3, "height": 9, "width": 9, "dtype": "uint8"}
         with rasterio.open(bare, "w", transform=from_origin(0, 9, 1, 1), **options) as file:
@@ -240,7 +240,7 @@ class TestRasters:
         with pytest.raises(GenGeoError, match="smaller than half a tile"):
             open_imagery(raster(tmp_path / "small.tif", compass(20)), TilingOptions(tile_m=1000))
 
-    def test_a_damaged_block_is_one_broken_tile(self, tmp_path, encoder):
+    def test_build_index_with_damaged_block_leaves_out_one_tile(self, tmp_path, encoder):
         from gengeo_hf.index.build import build_index
 
         noise = np.random.default_rng(0).integers(1, 255, (3, 1024, 1024), np.uint8)
@@ -251,7 +251,7 @@ class TestRasters:
         report = build_index(encoder, open_imagery(path, TilingOptions(tile_m=100, overlap=0)), tmp_path / "idx")
         assert 1 <= report.broken_count <= 20 and report.tiles > 50
 
-    def test_real_orthophotos(self, shared_data):
+    def test_raster_tiles_of_real_orthophotos(self, shared_data):
         source = open_imagery(shared_data / "geotiff" / "usgs_hro_colorado_15cm.tif", TilingOptions(tile_m=20))
         assert source.table.num_rows >= 6 and np.asarray(source.read(0)).std() > 10
         naip = open_imagery(shared_data / "geotiff" / "m_3211605_ne_11_060_20200415.tif", TilingOptions(tile_m=60))

@@ -1,4 +1,4 @@
-"""Rasters whose tags are wrong or missing, and what holds no data although nothing says so."""
+"""Rasters with wrong or missing tags, and undeclared pixels without data."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from gengeo_hf.imagery.raster import RasterTiles
 
 rasterio = pytest.importorskip("rasterio")
 
-# Where each of these Lambert conformal conic systems is used: EPSG code, longitude, latitude.
+# Lambert conformal conic systems, each with a position in its area of use: EPSG code, longitude, latitude.
 LAMBERT = [
     (2154, 2.35, 48.86),
     (2249, -71.06, 42.36),
@@ -23,7 +23,7 @@ LAMBERT = [
 
 
 def write(path, bands, crs="EPSG:32635", origin=(385000.0, 6672300.0), pixel=1.0, gcps=None, tags=None, **options):
-    """A raster file; `origin` None leaves the geotransform out."""
+    """Write a raster file; with `origin` None it has no geotransform."""
     transform = rasterio.transform.from_origin(*origin, pixel, pixel) if origin else None
     count, height, width = bands.shape
     if gcps:
@@ -55,7 +55,7 @@ def tiles_of(path, **options):
 
 
 @pytest.mark.parametrize(("code", "lon", "lat"), LAMBERT)
-def test_lambert_conformal_conic_is_indexed_where_it_is_used(tmp_path, code, lon, lat):
+def test_raster_tiles_lambert_conformal_conic_is_at_its_position(tmp_path, code, lon, lat):
     from rasterio.crs import CRS
     from rasterio.warp import transform
 
@@ -68,12 +68,12 @@ def test_lambert_conformal_conic_is_indexed_where_it_is_used(tmp_path, code, lon
     assert abs(source.table["lon"].to_numpy().mean() - lon) < 1e-3
 
 
-def test_numbers_that_are_no_degrees_are_refused_at_once(tmp_path):
+def test_raster_tiles_coordinates_beyond_degrees_raise_error(tmp_path):
     with pytest.raises(GenGeoError, match="not degrees"):
         tiles_of(write(tmp_path / "r.tif", noise(), "EPSG:4326"))
 
 
-def test_a_raster_without_a_geotransform_is_refused_and_one_with_gcps_is_placed(tmp_path):
+def test_raster_tiles_without_geotransform_raise_error_unless_gcps_exist(tmp_path):
     from rasterio.control import GroundControlPoint
 
     with pytest.raises(GenGeoError, match="no geotransform"):
@@ -86,13 +86,13 @@ def test_a_raster_without_a_geotransform_is_refused_and_one_with_gcps_is_placed(
     assert np.abs(np.asarray(tiles[5], int) - np.asarray(expected[5])).mean() < 3
 
 
-def test_a_place_outside_the_area_of_use_is_said(tmp_path):
+def test_raster_tiles_outside_area_of_use_are_noted(tmp_path):
     source, _ = tiles_of(write(tmp_path / "r.tif", noise(), "EPSG:28992"))
     assert "outside the area of use of its CRS EPSG:28992" in source.notes[0]
 
 
 @pytest.mark.parametrize("fill", [255, 1])
-def test_filled_corners_hold_no_data(tmp_path, fill):
+def test_raster_tiles_filled_corners_have_no_data(tmp_path, fill):
     bands = noise()
     y, x = np.mgrid[:120, :120]
     corner = x + y < 110
@@ -102,12 +102,12 @@ def test_filled_corners_hold_no_data(tmp_path, fill):
     assert any(tile is None for tile in tiles) and kept
     assert all((tile == fill).all(axis=-1).mean() < 0.02 for tile in kept)
     roofs = noise()
-    roofs[:, 50:60, 50:60] = 255  # a white roof is not a corner
+    roofs[:, 50:60, 50:60] = 255  # a white roof, not at a corner
     assert all(tile is not None for tile in tiles_of(write(tmp_path / "roof.tif", roofs))[1])
 
 
 @pytest.mark.parametrize("fill", [np.nan, -9999.0])
-def test_values_that_programs_write_for_no_data_hold_none(tmp_path, fill):
+def test_raster_tiles_sentinel_values_have_no_data(tmp_path, fill):
     bands = np.random.default_rng(0).uniform(100, 300, (3, 120, 120)).astype(np.float32)
     bands[:, 20:100, 10:60] = fill  # not at a corner
     _, tiles = tiles_of(write(tmp_path / "r.tif", bands))
@@ -115,7 +115,7 @@ def test_values_that_programs_write_for_no_data_hold_none(tmp_path, fill):
     assert len(kept) < len(tiles) and abs(np.mean([tile[tile > 0].mean() for tile in kept]) - 128) < 15
 
 
-def test_a_value_that_the_user_names_holds_no_data(tmp_path):
+def test_raster_tiles_nodata_option_is_respected(tmp_path):
     bands = noise()
     bands[:, 30:60, 30:90] = 77
     path = write(tmp_path / "r.tif", bands)
@@ -124,7 +124,7 @@ def test_a_value_that_the_user_names_holds_no_data(tmp_path):
     assert sum(tile is None for tile in tiles_of(path, nodata=77, max_empty=0.99)[1]) < 2
 
 
-def test_where_files_overlap_the_newest_wins_and_the_others_are_named(tmp_path):
+def test_raster_tiles_newest_file_is_used_and_others_are_noted(tmp_path):
     for name, level, date in (("b_2020.tif", 200, "2020:07:01"), ("c_2018.tif", 90, "2018:07:01")):
         tags = {"ACQUISITIONDATE": date}
         write(tmp_path / name, np.full((3, 120, 120), level, np.uint8) + noise(high=45), tags=tags)
@@ -139,10 +139,10 @@ def test_where_files_overlap_the_newest_wins_and_the_others_are_named(tmp_path):
     undated.mkdir()
     for name, level in (("a.tif", 90), ("b.tif", 180)):
         write(undated / name, np.full((3, 120, 120), level, np.uint8) + noise(high=45))
-    assert np.asarray(tiles_of(undated)[1][0]).mean() > 180  # the last named
+    assert np.asarray(tiles_of(undated)[1][0]).mean() > 180  # the file named last is used
 
 
-def test_a_raster_smaller_than_half_a_tile_is_called_so(tmp_path):
+def test_raster_tiles_of_small_raster_raise_error(tmp_path):
     path = write(tmp_path / "r.tif", noise(57)[:, :35])
     with pytest.raises(GenGeoError, match="smaller than half a tile"):
         open_imagery(path, TilingOptions(tile_m=65.0))

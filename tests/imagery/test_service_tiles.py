@@ -1,4 +1,4 @@
-"""Tiles by metres out of a tile service: geometry, what is not a picture, plan, cache and resume."""
+"""Tiles of a ground size from a tile service: geometry, content without imagery, plan, cache and resumption."""
 
 import json
 import math
@@ -30,7 +30,7 @@ def opened(server, tmp_path):
 
 
 def read_all(source):
-    """Images by row, and reasons by row."""
+    """Images by row, and reasons of missing tiles by row."""
     images, reasons = {}, {}
     for row in range(source.table.num_rows):
         try:
@@ -43,7 +43,7 @@ def read_all(source):
 
 
 def seen_from_the_formula(source, row, image):
-    """What a tile must show: each pixel's latitude and longitude from the tile's box, then the server's formula."""
+    """Expected tile: the server's formula at the latitude and longitude of each pixel, from the tile's bounds."""
     box = {side: source.table[side][row].as_py() for side in ("west", "south", "east", "north")}
     width, height = image.size
     lon = box["west"] + (np.arange(width) + 0.5) / width * ((box["east"] - box["west"]) % 360)
@@ -65,7 +65,7 @@ def seen_from_the_formula(source, row, image):
         (-17.5, 179.9999, 60.0, None),
     ],
 )
-def test_tiles_show_the_ground_of_their_box(opened, lat, lon, tile_m, zoom):
+def test_service_tiles_show_the_ground_of_their_bounds(opened, lat, lon, tile_m, zoom):
     bounds = f"{lon},{lat},{lon + 0.0002},{lat + 0.0002}" if lon < 179.9 else "179.9998,-17.5,-179.9998,-17.4997"
     source = opened("good", bounds=bounds, tile_m=tile_m, zoom=zoom)
     for row in {0, source.table.num_rows - 1}:
@@ -74,14 +74,14 @@ def test_tiles_show_the_ground_of_their_box(opened, lat, lon, tile_m, zoom):
         assert np.abs(difference).mean() < 4
 
 
-def test_a_shift_of_a_few_metres_would_be_noticed(opened):
-    """The test above would prove nothing if a wrong place passed it."""
+def test_comparison_with_formula_detects_shift_of_a_few_metres(opened):
+    """A displaced tile must fail the comparison of the test above."""
     source = opened("good", net={"shift_m": (4.0, 0.0), "client": ClientOptions(allow_private=True, rate=0)})
     image = source.read(0)
     assert np.abs(np.asarray(image, dtype=float) - seen_from_the_formula(source, 0, image)).mean() > 6
 
 
-def test_shift_moves_the_imagery_to_where_it_belongs(opened, server):
+def test_service_tiles_shift_option_moves_imagery(opened, server):
     plain, moved = (
         opened("good"),
         opened("good", net={"shift_m": (6.0, -3.0), "client": ClientOptions(allow_private=True, rate=0)}),
@@ -94,14 +94,14 @@ def test_shift_moves_the_imagery_to_where_it_belongs(opened, server):
     assert np.abs(other[south:, east:] - one[: other.shape[0] - south, : other.shape[1] - east]).mean() < 12
 
 
-def test_tiles_of_512_pixels_are_recognised(opened):
+def test_service_tiles_detect_source_tiles_of_512_pixels(opened):
     source = opened("retina")
     assert "--tile-pixels 512" in source.prepare()
     image = source.read(3)
     assert np.abs(np.asarray(image, dtype=float) - seen_from_the_formula(source, 3, image)).mean() < 8
 
 
-def test_the_ground_size_is_kept_with_the_latitude(opened):
+def test_service_tiles_ground_size_does_not_depend_on_latitude(opened):
     for bounds in ("24.93,60.16,24.932,60.161", "36.8,0.0,36.802,0.001"):
         source = opened("good", bounds=bounds)
         row = {side: source.table[side][0].as_py() for side in ("west", "south", "east", "north", "lat")}
@@ -109,7 +109,7 @@ def test_the_ground_size_is_kept_with_the_latitude(opened):
         assert metres == pytest.approx(60, rel=0.005)
 
 
-def test_several_sizes_lie_around_each_cell(opened):
+def test_service_tiles_several_sizes_have_common_centres(opened):
     source = opened("good", tile_sizes=(120.0, 60.0))
     ids = source.table["tile_id"].to_pylist()
     assert [name.rsplit("_", 1)[1] for name in ids[:4]] == ["60m", "120m", "60m", "120m"]
@@ -120,7 +120,7 @@ def test_several_sizes_lie_around_each_cell(opened):
         assert np.abs(np.asarray(image, dtype=float) - seen_from_the_formula(source, row, image)).mean() < 14
 
 
-class TestWhatIsNotAPicture:
+class TestContentWithoutImagery:
     @pytest.mark.parametrize(
         ("mode", "reason"),
         [
@@ -136,7 +136,7 @@ class TestWhatIsNotAPicture:
             ("notfound", tile_content.MISSING),
         ],
     )
-    def test_a_source_of_nothing_else_is_an_error_that_names_it(self, opened, tmp_path, mode, reason):
+    def test_source_without_imagery_raises_error_with_reason(self, opened, tmp_path, mode, reason):
         source = opened(mode)
         with pytest.raises(ImageryStoppedError, match=r"at zoom 19 in west 24.93, south 60.16") as caught:
             source.prepare()
@@ -153,20 +153,20 @@ class TestWhatIsNotAPicture:
             ("thirdsmall", tile_content.WRONG_SIZE),
         ],
     )
-    def test_what_is_bad_in_part_is_left_out_counted_and_not_cached(self, opened, tmp_path, mode, reason):
+    def test_source_tiles_without_imagery_are_counted_and_not_cached(self, opened, tmp_path, mode, reason):
         source = opened(mode, tile_m=20.0, zoom=18, bounds="24.93,60.16,24.933,60.1615")
         images, reasons = read_all(source)
         assert images and set(reasons.values()) == {reason}
         assert set(source.reader.bad) == {reason} and reason in source.summary()
         cached = [tuple(map(int, path.with_suffix("").parts[-3:])) for path in (tmp_path / "cache").rglob("*.png")]
         assert cached and all((column + row) % 3 for _, column, row in cached)
-        for row, image in images.items():  # where there was data the right ground is shown
+        for row, image in images.items():  # pixels with data show the right ground
             pixels = np.asarray(image, dtype=float)
             shown = pixels.any(axis=2)
             assert shown.mean() >= 0.5
             assert np.abs(pixels - seen_from_the_formula(source, row, image))[shown].mean() < 14
 
-    def test_a_blocked_picture_is_in_no_tile_however_often_it_comes(self, opened):
+    def test_repeated_image_is_not_in_any_tile(self, opened):
         source = opened("thirdblocked")
         source.prepare()
         images, _ = read_all(source)
@@ -176,34 +176,34 @@ class TestWhatIsNotAPicture:
             assert np.abs(pixels - seen_from_the_formula(source, row, image))[shown].mean() < 14
 
 
-class TestWrongSettings:
-    def test_a_zoom_that_does_not_exist_names_one_that_does(self, opened):
+class TestInvalidSettings:
+    def test_missing_zoom_raises_error_with_existing_zoom(self, opened):
         with pytest.raises(GenGeoError, match=r"at zoom 19 .* add --zoom 17"):
             opened("deep17").prepare()
         assert opened("deep17", zoom=17).prepare() == ""
         with pytest.raises(GenGeoError, match="no zoom level 31"):
             opened("good", zoom=31)
 
-    def test_rows_from_the_south_are_named(self, opened):
+    def test_rows_from_the_south_raise_error_with_option(self, opened):
         bounds = "24.93,60.16,24.9303,60.1602"
         with pytest.raises(GenGeoError, match="--tms"):
             opened("tms", bounds=bounds).prepare()
 
-    def test_exchanged_columns_are_named(self, opened):
+    def test_exchanged_columns_and_rows_raise_error_with_advice(self, opened):
         with pytest.raises(GenGeoError, match=r"exchange {x} and {y}"):
             opened("zyx").prepare()
 
-    def test_an_area_of_a_continent_is_refused_at_once(self, opened, server):
+    def test_huge_area_raises_error_before_requests(self, opened, server):
         with pytest.raises(GenGeoError, match=r"source tiles at zoom 19, and 20,000 are allowed: .*--max-tiles"):
             opened("good", bounds="-10,36,30,70")
         assert server.paths == []
 
-    def test_an_area_must_be_given(self, server):
+    def test_missing_area_raises_error(self, server):
         options = TilingOptions(net=NetOptions(client=ClientOptions(allow_private=True)))
         with pytest.raises(GenGeoError, match=r"--area FILE.geojson"):
             open_imagery(server.template("good"), options)
 
-    def test_rights_and_contact_are_asked_for_except_on_purpose(self):
+    def test_missing_rights_or_contact_raise_error_unless_disabled(self):
         options = TilingOptions(area=parse_area(bounds=HELSINKI))
         with pytest.raises(GenGeoError, match="--attribution and --licence and --contact"):
             open_imagery("https://t.org/{z}/{x}/{y}.jpg", options)
@@ -211,14 +211,14 @@ class TestWrongSettings:
         source = open_imagery("https://t.org/{z}/{x}/{y}.jpg", TilingOptions(area=options.area, net=said))
         assert source.rights == Rights("A", "B", "", "https://t.org/{z}/{x}/{y}.jpg")
 
-    def test_a_refused_token_is_one_line(self, opened, server):
+    def test_refused_token_raises_one_line_error(self, opened, server):
         with pytest.raises(GenGeoError, match=r"127\.0\.0\.1 answers 401: .*apikey") as caught:
             opened(server.template("token") + "?key=wrong-one").prepare()
         assert "wrong-one" not in str(caught.value)
 
 
 class TestPlan:
-    def test_plan_requests_nothing_and_the_build_requests_what_it_says(self, opened, server):
+    def test_plan_sends_no_request_and_equals_requests_of_build(self, opened, server):
         source = opened("good")
         plan = source.plan()
         assert server.paths == []
@@ -227,18 +227,18 @@ class TestPlan:
         assert plan.hosts == ("127.0.0.1",) and plan.tiles == source.table.num_rows and plan.zooms == {"60": 19}
         assert json.loads(json.dumps(plan.to_dict()))["megabytes"] > 0 and "source tiles" in str(plan)
 
-    def test_plan_of_what_is_cached_has_no_requests(self, opened):
+    def test_plan_of_cached_tiles_has_no_requests(self, opened):
         read_all(opened("good"))
         assert opened("good").plan().requests == 0
 
-    def test_minutes_follow_from_the_rate(self, opened):
+    def test_plan_minutes_follow_from_rate(self, opened):
         plan = opened("good", net={"client": ClientOptions(allow_private=True, rate=5.0)}).plan()
         assert plan.minutes == pytest.approx(plan.requests / 5 / 60)
 
 
 class TestCacheAndResume:
     @pytest.mark.parametrize("mode", ["good", "third404", "thirdflat"])
-    def test_a_second_run_requests_nothing(self, opened, server, mode):
+    def test_second_run_sends_no_request(self, opened, server, mode):
         first, reasons = read_all(opened(mode))
         count = len(server.paths)
         assert count == len(set(server.paths))
@@ -246,7 +246,7 @@ class TestCacheAndResume:
         assert len(server.paths) == count and again == reasons
         assert all(np.array_equal(first[row], second[row]) for row in first)
 
-    def test_an_interrupted_run_asks_for_nothing_twice(self, opened, server):
+    def test_interrupted_run_is_resumed_without_repeated_requests(self, opened, server):
         source = opened("third404")
         for row in range(source.table.num_rows // 2):
             try:
@@ -256,7 +256,7 @@ class TestCacheAndResume:
         read_all(opened("third404"))
         assert len(server.paths) == len(set(server.paths))
 
-    def test_missing_tiles_are_remembered_for_a_week_and_asked_again_on_demand(self, opened, server, tmp_path):
+    def test_missing_tiles_are_recorded_for_a_week_and_retried_on_demand(self, opened, server, tmp_path):
         import os
         import time
 
@@ -270,7 +270,7 @@ class TestCacheAndResume:
         read_all(opened("third404"))
         assert set(server.paths) == first and len(server.paths) == len(first) + 2 * len(set(missing))
 
-    def test_a_damaged_file_of_the_cache_is_fetched_again(self, opened, server, tmp_path):
+    def test_damaged_file_of_cache_is_fetched_again(self, opened, server, tmp_path):
         read_all(opened("good"))
         path = min((tmp_path / "cache").rglob("*.png"))
         path.write_bytes(path.read_bytes()[:100])
@@ -278,14 +278,14 @@ class TestCacheAndResume:
         read_all(opened("good"))
         assert len(server.paths) == count + 1 and path.stat().st_size > 100
 
-    def test_the_cache_is_a_folder_of_map_tiles(self, opened, tmp_path):
+    def test_cache_is_readable_as_map_tiles(self, opened, tmp_path):
         read_all(opened("good"))
         folder = next((tmp_path / "cache").iterdir())
         tiles = XyzTiles(folder)
         assert tiles.table.num_rows > 4 and tiles.read(0).size == (256, 256)
         assert json.loads((folder / "source.json").read_text())["address"].endswith("{z}/{x}/{y}.png")
 
-    def test_the_cache_keeps_below_its_limit(self, tmp_path):
+    def test_cache_stays_below_limit(self, tmp_path):
         import os
 
         from gengeo_hf.imagery.tile_cache import TileCache
@@ -297,21 +297,21 @@ class TestCacheAndResume:
         cache.shrink()
         left = sorted(int(path.parent.name) for path in tmp_path.rglob("*.png"))
         assert sum(path.stat().st_size for path in tmp_path.rglob("*.png")) <= 1 << 20
-        assert left == list(range(30 - len(left), 30))  # the oldest went first
+        assert left == list(range(30 - len(left), 30))  # the oldest tiles are removed first
 
-    def test_a_cache_that_cannot_be_written_stops_in_one_line(self, opened, tmp_path):
+    def test_read_only_cache_raises_one_line_error(self, opened, tmp_path):
         (tmp_path / "cache").write_text("a file")
         with pytest.raises(GenGeoError, match="--cache"):
             opened("good").prepare()
 
 
-def test_a_server_that_is_down_stops_the_build(opened):
+def test_service_tiles_of_failing_server_stop(opened):
     client = ClientOptions(allow_private=True, rate=0, attempts=1, give_up_after=3)
     with pytest.raises(ImageryStoppedError, match="run the same command later"):
         opened("down", net={"client": client}).prepare()
 
 
-def test_threads_fetch_each_source_tile_once(opened, server):
+def test_tile_reader_in_threads_fetches_each_source_tile_once(opened, server):
     from concurrent.futures import ThreadPoolExecutor
 
     source = opened("good")
@@ -320,7 +320,7 @@ def test_threads_fetch_each_source_tile_once(opened, server):
     assert len(server.paths) == len(set(server.paths))
 
 
-def test_memory_of_decoded_tiles_is_bounded(opened, monkeypatch):
+def test_tile_reader_memory_of_decoded_tiles_is_bounded(opened, monkeypatch):
     from gengeo_hf.imagery import tile_reader
 
     monkeypatch.setattr(tile_reader, "MEMORY_MB", 2)
@@ -330,7 +330,7 @@ def test_memory_of_decoded_tiles_is_bounded(opened, monkeypatch):
 
 
 @pytest.mark.parametrize(("mode", "advice"), [("southrows", "add --tms"), ("exchanged", "exchange {x} and {y}")])
-def test_rows_and_columns_that_show_other_ground_are_told_from_two_zoom_levels(opened, mode, advice):
+def test_prepare_detects_wrong_order_from_two_zoom_levels(opened, mode, advice):
     source = opened(mode)
     with pytest.raises(ImageryStoppedError, match="shows other ground than its numbers say") as caught:
         source.prepare()
@@ -338,7 +338,7 @@ def test_rows_and_columns_that_show_other_ground_are_told_from_two_zoom_levels(o
     assert opened("good", cache="other").prepare() == ""
 
 
-def test_a_shifted_source_is_measured_against_a_raster_with_the_option_that_corrects_it(tmp_path):
+def test_measure_shift_against_raster_states_correcting_option(tmp_path):
     rasterio = pytest.importorskip("rasterio")
     rng = np.random.default_rng(0)
     ground = rng.integers(0, 255, (3, 60, 60), np.uint8).repeat(10, axis=1).repeat(10, axis=2)

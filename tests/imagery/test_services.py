@@ -1,4 +1,4 @@
-"""WMTS, WMS, ArcGIS, PMTiles, COG, STAC and OpenAerialMap: what they show, and what is refused in one line."""
+"""WMTS, WMS, ArcGIS, PMTiles, COG, STAC and OpenAerialMap: geometry, rights, and one-line errors."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from gengeo_hf.imagery import TilingOptions, open_imagery
 from gengeo_hf.imagery.options import ClientOptions, NetOptions
 from tests.imagery.test_service_tiles import seen_from_the_formula
 
-BOX = "24.9305,60.1615,24.9315,60.162"  # on the raster of the server
+BOX = "24.9305,60.1615,24.9315,60.162"  # within the raster of the server
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def opened(server, tmp_path):
         ("", None, "oam:"),
     ],
 )
-def test_source_shows_the_ground_of_each_tile(opened, server, path, layer, prefix):
+def test_services_show_the_ground_of_each_tile(opened, server, path, layer, prefix):
     source = opened(path, layer=layer, prefix=prefix)
     plan = source.plan()
     assert plan.hosts == ("127.0.0.1",) and plan.asked_before > 0
@@ -53,7 +53,7 @@ def test_source_shows_the_ground_of_each_tile(opened, server, path, layer, prefi
     assert len(server.paths) == len(set(server.paths)) or "files" in "".join(server.paths)
 
 
-def test_rights_come_from_the_documents(opened):
+def test_services_take_rights_from_documents(opened):
     rights = opened("wmts?service=wmts", layer="ortho").rights
     assert (rights.attribution, rights.licence) == ("Example Survey", "CC BY 4.0")
     rights = opened("wms", prefix="wms:").rights
@@ -66,7 +66,7 @@ def test_rights_come_from_the_documents(opened):
 
 
 @pytest.mark.parametrize(("path", "prefix"), [("files/a.tif", ""), ("stac?collections=ortho", "stac:")])
-def test_rasters_by_address_have_each_cell_in_several_sizes(opened, path, prefix):
+def test_remote_rasters_have_each_cell_in_several_sizes(opened, path, prefix):
     source = opened(path, prefix=prefix, tile_sizes=(60.0, 30.0))
     assert source.tile_sizes == (30.0, 60.0) and source.plan().tiles == source.table.num_rows
     names = source.table["tile_id"].to_pylist()
@@ -78,7 +78,7 @@ def test_rasters_by_address_have_each_cell_in_several_sizes(opened, path, prefix
 
 
 @pytest.mark.parametrize("path", ["files/a.tif", "files/town.pmtiles", "arcgis/cached/MapServer"])
-def test_a_second_run_requests_no_imagery(opened, server, path):
+def test_services_second_run_requests_no_imagery(opened, server, path):
     def read_all():
         source = opened(path)
         for row in range(source.table.num_rows):
@@ -115,13 +115,13 @@ def test_a_second_run_requests_no_imagery(opened, server, path):
         ("somewhere", "", None, "does not look like imagery"),
     ],
 )
-def test_a_bad_source_is_refused_in_one_line(opened, path, prefix, layer, message):
+def test_services_invalid_source_raises_one_line_error(opened, path, prefix, layer, message):
     with pytest.raises(GenGeoError, match=message) as caught:
         opened(path, prefix=prefix, layer=layer)
     assert "\n" not in str(caught.value) and "hush" not in str(caught.value)
 
 
-def test_an_area_outside_of_the_source_is_refused(opened, server):
+def test_services_area_outside_extent_raises_error(opened, server):
     with pytest.raises(GenGeoError, match="covers west 24"):
         opened("wmts?service=wmts", layer="ortho", bounds="10,50,10.001,50.001")
     with pytest.raises(GenGeoError, match="are latitude and longitude swapped"):
@@ -132,8 +132,8 @@ def test_an_area_outside_of_the_source_is_refused(opened, server):
         opened("stac?collections=ortho", prefix="stac:", bounds="10,50,10.001,50.001")
 
 
-def test_a_host_that_a_document_names_must_be_public_as_well(server, tmp_path):
-    """What is allowed on purpose is the user's own host; here the document names the cloud's metadata address."""
+def test_services_private_host_in_document_raises_error(server, tmp_path):
+    """Only the user's own host may be private; the document names the metadata address of cloud providers."""
     client = ClientOptions(allow_private=False, rate=0)
     net = NetOptions(client=client, cache=str(tmp_path), layer="ortho")
     options = TilingOptions(tile_m=60.0, area=parse_area(bounds=BOX), net=net)
@@ -141,7 +141,7 @@ def test_a_host_that_a_document_names_must_be_public_as_well(server, tmp_path):
         open_imagery(f"{server.address}/wmtsother?service=wmts", options)
 
 
-def test_secrets_of_assets_are_in_no_name_and_no_file(opened, tmp_path):
+def test_services_secrets_of_assets_are_not_in_names_and_files(opened, tmp_path):
     source = opened("stac?collections=ortho", prefix="stac:")
     source.read(0)
     shown = [source.name, source.rendering, str(source.rights), str(source.plan()), str(source.table.to_pydict())]
@@ -150,7 +150,7 @@ def test_secrets_of_assets_are_in_no_name_and_no_file(opened, tmp_path):
         assert "hush" not in path.name and (path.is_dir() or b"hush-hush" not in path.read_bytes())
 
 
-def test_a_kind_of_a_users_module_is_opened(tmp_path):
+def test_sources_registered_by_a_module_are_opened(tmp_path):
     from gengeo_hf.imagery.addresses import SOURCES
 
     SOURCES.register("mygis", lambda address, options: ("opened", address, options.tile_m))

@@ -1,4 +1,4 @@
-"""Templates in the spellings that people paste."""
+"""Templates of tile addresses in several spellings, and their secrets."""
 
 import pytest
 
@@ -33,20 +33,20 @@ def address(template, *place, tms=False, environment=None, **options):
         ),
     ],
 )
-def test_template_spelling_gives_the_address(template, expected):
+def test_template_spellings_give_the_address(template, expected):
     assert is_template(template)
     assert address(template, 3, 5, 2) == expected
 
 
-def test_template_of_tms_counts_rows_from_the_south():
+def test_template_tms_counts_rows_from_the_south():
     assert address("https://t.org/{z}/{x}/{y}.jpg", 3, 5, 2, tms=True) == "https://t.org/3/5/5.jpg"
 
 
-def test_quadkey_of_the_published_example():
+def test_quadkey_equals_published_example():
     assert quadkey(3, 3, 5) == "213"  # Bing Maps Tile System: tile (3, 5) at level 3
 
 
-def test_template_of_a_box_asks_in_web_mercator():
+def test_template_with_box_requests_web_mercator():
     service = TemplateService("https://t.org/wms?BBOX={bbox}&W={width}&H={height}&SRS={proj}")
     half = 20037508.3427892
     asked = service.address(1, 1, 0)
@@ -55,14 +55,14 @@ def test_template_of_a_box_asks_in_web_mercator():
     assert asked.endswith("&W=512&H=512&SRS=EPSG:3857") and service.kind == "WMS"
 
 
-def test_template_limits_of_josm_and_qgis_are_kept():
+def test_template_zoom_limits_of_josm_and_qgis_are_used():
     service = TemplateService("tms[2,19]:https://t.org/{zoom}/{x}/{y}.jpg")
     assert max(service.grid.levels) == 19
     with pytest.raises(GenGeoError, match="0 to 19"):
         service.address(20, 0, 0)
 
 
-def test_secret_comes_from_the_environment_and_is_not_shown():
+def test_template_secret_is_read_from_environment_and_hidden():
     template = "https://t.org/{z}/{x}/{y}.jpg?key={apikey}"
     service = TemplateService(template, environment={"GENGEO_APIKEY": "hush-hush-1"})
     assert "hush-hush-1" in service.address(1, 0, 0)
@@ -72,12 +72,12 @@ def test_secret_comes_from_the_environment_and_is_not_shown():
         TemplateService(template, environment={})
 
 
-def test_secret_that_was_pasted_is_not_shown():
+def test_template_pasted_secret_is_hidden():
     service = TemplateService("https://t.org/{z}/{x}/{y}.jpg?token=abcdef")
     assert "abcdef" not in service.name + service.identity and "abcdef" in service.address(1, 0, 0)
 
 
-def test_two_keys_share_one_cache():
+def test_templates_with_different_keys_share_one_cache():
     services = [
         TemplateService("https://t.org/{z}/{x}/{y}.jpg?key={apikey}", environment={"APIKEY": key})
         for key in ("first", "second")
@@ -95,6 +95,6 @@ def test_two_keys_share_one_cache():
         ("https://t.org/{z}/{x}/{y}/{some thing}", "unknown placeholder"),
     ],
 )
-def test_template_that_cannot_work_is_refused(template, message):
+def test_template_invalid_raises_error(template, message):
     with pytest.raises(GenGeoError, match=message):
         address(template, 1, 0, 0)

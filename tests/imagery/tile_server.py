@@ -1,9 +1,9 @@
-"""A tile server that misbehaves on purpose, in a process of its own.
+"""Tile server with deliberate faults, which runs in its own process.
 
 `python -m tests.imagery.tile_server` prints its port. The first part of a path is a behaviour, the rest is the tile:
-`/good/17/74000/37000.png`. `GET /log` tells every request since the last `GET /reset`.
+`/good/17/74000/37000.png`. `GET /log` returns all requests since the last `GET /reset`.
 
-Its picture of the world is a formula of the position (`colour`), so a test can compute what a pixel must show.
+Colours are a formula of the position (`colour`), so that tests can compute the expected pixels.
 """
 
 import io
@@ -21,7 +21,7 @@ from PIL import Image
 
 from tests.imagery.service_documents import Documents
 
-WAVES = 300_300  # round the equator: a wave is 134 m there, 67 m at 60 degrees
+WAVES = 300_300  # waves around the equator, of 134 m at the equator and 67 m at 60 degrees
 HTML = b"<!DOCTYPE html><html><head><title>Sorry</title></head><body>The service is busy.</body></html>"
 
 
@@ -76,7 +76,7 @@ class Handler(Documents, BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def do_GET(self):
-        path = urlsplit(self.path).path  # of a proxy request as well
+        path = urlsplit(self.path).path  # also of a proxy request
         if path == "/reset":
             STATE.reset()
             return self.answer(200, b"{}", "application/json")
@@ -116,7 +116,7 @@ class Handler(Documents, BaseHTTPRequestHandler):
         if mode in ("good", "slow"):
             time.sleep(0.05 if mode == "slow" else 0)
             return picture()
-        if mode == "southrows":  # a world of pictures whose rows are counted from the south
+        if mode == "southrows":  # rows are counted from the south
             return self.answer(200, encode(draw(zoom, column, 2**zoom - 1 - row), kind), f"image/{kind}")
         if mode == "exchanged":
             return self.answer(200, encode(draw(zoom, row, column), kind), f"image/{kind}")
@@ -163,7 +163,7 @@ class Handler(Documents, BaseHTTPRequestHandler):
         if mode == "cut":
             body = encode(draw(zoom, column, row), kind)
             return self.answer(200, body[: len(body) // 2])
-        if mode == "broken":  # the connection ends in the middle of the first answer
+        if mode == "broken":  # the connection ends in the middle of the first response
             body = encode(draw(zoom, column, row), kind)
             if times > 1:
                 return self.answer(200, body)

@@ -100,6 +100,7 @@ def _set_option(options: dict[str, Any], key: str, value: str) -> dict[str, Any]
 
 
 def _table(root: str | Path) -> Any:
+    """Read `pairs.parquet`, and check that it belongs to this data set."""
     path = Path(root) / PAIRS_FILE
     if not path.is_file():
         raise GenGeoError(f"{root} has no {PAIRS_FILE}: `{GET} {root}` makes it and keeps existing files")

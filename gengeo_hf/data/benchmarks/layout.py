@@ -74,9 +74,15 @@ def names_in(folder: Path) -> set[str]:
 
 
 def existing_name(name: str, present: set[str], suffixes: Sequence[str]) -> str | None:
-    """The name, or the name with another suffix, that is in `present`; None without any.
+    """The name of a file, also with another suffix, since lists and archives of some data sets differ in the suffix.
 
-    Lists and archives of some data sets differ in the suffix.
+    Args:
+        name: Name in a list.
+        present: Names of existing files.
+        suffixes: Suffixes to try, each with its dot.
+
+    Returns:
+        The first variant in `present`, None without any.
     """
     if name in present:
         return name

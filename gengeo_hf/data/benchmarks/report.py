@@ -60,7 +60,7 @@ class Report:
         return all(finding.ok for finding in self.findings)
 
     def add(self, what: str, found: str, expected: str = "", ok: bool = True, advice: str = "") -> None:
-        """Append a finding."""
+        """Append a finding; see `Finding` for the arguments."""
         self.findings.append(Finding(what, found, expected, ok, advice))
 
     def warn(self, what: str, found: str) -> None:
