@@ -53,7 +53,7 @@ def write_demo_report(
         (f"{results[main][key]:.1%}", label) for key, label in zip(KS, ("R@1", "R@5", "R@10", "R@1%"), strict=True)
     ]
     rows = [[name, *(f"{row[k]:.1%}" for k in KS), f"{row['gallery_size']:,}"] for name, row in results.items()]
-    chance = 1 / results[main]["gallery_size"]
+    random_recall = 1 / results[main]["gallery_size"]
     page = Page(
         title="Where was this photo taken?",
         lead=f"A small GenGeo model, trained from random weights on the synthetic urban world, and evaluated on "
@@ -65,7 +65,7 @@ def write_demo_report(
             ["synthetic world", "R@1", "R@5", "R@10", "R@1%", "tiles"],
             rows,
             note=f"R@k: fraction of photos whose true tile is among the k most similar ones. Random guessing has R@1 "
-            f"{chance:.1%}. Ties count against the model.",
+            f"{random_recall:.1%}. Ties count against the model.",
         ),
         sections=[
             Section("Training", figures=[curves(folder / "run" / "log.jsonl")]),

@@ -308,7 +308,7 @@ class GeoLocalizer:
         for row, photo in enumerate(photo for photo, several in zip(photos, views, strict=True) for _ in several):
             photo.note = widened_note(widened[row]) if row in widened else photo.note
         found = iter(self._search(descriptors, k, each))
-        results = []
+        results: list[list[Place]] = []
         for photo, several in zip(photos, views, strict=True):
             if not several:
                 results.append([])

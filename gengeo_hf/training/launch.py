@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
-GRACE_SECONDS = 20.0  # time in which a training can end by itself before it is killed
+GRACE_SECONDS = 20.0  # time for a training to stop before it is killed
 _ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 

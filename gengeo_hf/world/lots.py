@@ -10,7 +10,7 @@ from gengeo_hf.world.domains import Domain
 from gengeo_hf.world.land import Land
 from gengeo_hf.world.roads import Roads
 
-CELL = 0.75  # metres; the diagonal of a cell is smaller than GAP, so that a cell meets at most one lot
+CELL = 0.75  # metres; the diagonal of a cell is smaller than GAP, so that a cell overlaps at most one lot
 GAP = 1.1  # metres between lots
 MARGIN = GAP / 2 + CELL * 0.71  # metres around a lot within which cells are reserved for it
 GARDEN, PAVED, GRAVEL, DIRT, PARKING, PARK = range(6)  # covers of a lot

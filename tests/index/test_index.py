@@ -86,7 +86,7 @@ def test_search_with_invalid_queries_raises_an_error(index):
         index.search(unit(1, dim=8))
     with pytest.raises(GenGeoError, match="NaN"):
         index.search(np.full((1, 64), np.nan))
-    with pytest.raises(GenGeoError, match="at least one"):
+    with pytest.raises(GenGeoError, match="k must be at least 1"):
         index.search(unit(1), k=0)
 
 

@@ -1,3 +1,4 @@
+import faiss
 import numpy as np
 import pytest
 
@@ -200,3 +201,14 @@ def test_to_float32_equals_numpy_for_every_finite_half():
     finite = np.isfinite(halves).all(axis=1)
     found = to_float32(halves[finite])
     assert np.array_equal(found.view(np.int32), halves[finite].astype(np.float32).view(np.int32))
+
+
+@pytest.mark.parametrize(("dim", "bytes_per_tile"), [(256, 33), (64, 9), (30, 5)])
+def test_scan_takes_half_a_byte_for_four_dimensions_and_one_byte_more(dim, bytes_per_tile):
+    """One more group holds the length; groups are stored in pairs."""
+    generator = np.random.default_rng(0)
+    vectors = generator.standard_normal((200, dim)).astype(np.float16)
+    vectors /= np.linalg.norm(vectors.astype(np.float32), axis=1, keepdims=True).astype(np.float16)
+    (made,) = build_scan(vectors)
+    codes = faiss.downcast_index(made.index)
+    assert pytest.approx(bytes_per_tile, abs=0.5) == codes.M2 / 2 and codes.ntotal == 200

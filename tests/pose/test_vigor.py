@@ -65,7 +65,7 @@ def test_result_is_comparable_only_with_the_same_data_and_training():
         ({"trained_on": "cvusa/train"}, {}, "trained on cvusa/train"),
         ({}, {}, "trained on unknown data"),
         (record, {"fitted_on": "world/urban/train"}, "fitted on world/urban/train"),
-        (record, {"fov": 90.0}, "cut to 90 degrees"),
+        (record, {"fov": 90.0}, "cropped to 90 degrees"),
     ):
         (found,) = differences(Whole, changed_record, result | changes)
         assert reason in found

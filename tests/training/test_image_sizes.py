@@ -62,5 +62,5 @@ def test_training_prints_that_synthetic_images_are_enlarged(tmp_path, monkeypatc
         "sampling: {batch_size: 16, neighbours: 8, pool: 16}\noptimisation: {epochs: 1}\n"
     )
     loop.main(load_settings(config, []))
-    said = capsys.readouterr().out
-    assert said.count("enlarged") == 1 and "add data.train.ground_size=[42,168]" in said
+    output = capsys.readouterr().out
+    assert output.count("enlarged") == 1 and "add data.train.ground_size=[42,168]" in output

@@ -143,8 +143,8 @@ def test_save_on_full_disk_skips_checkpoint_and_run_continues(config, tmp_path, 
     monkeypatch.setattr(checkpoint, "save", save_on_a_full_disk)
     with pytest.raises(KeyboardInterrupt):
         train.main(load_settings(config, [f"output={tmp_path}/full"]))
-    said = capsys.readouterr().out
-    assert "checkpoint-00002 could not be written" in said and "would resume from checkpoint-00001" in said
+    output = capsys.readouterr().out
+    assert "checkpoint-00002 could not be written" in output and "would resume from checkpoint-00001" in output
     assert sorted(path.name for path in (tmp_path / "full").glob("*checkpoint-*")) == [
         "checkpoint-00003",
         "checkpoint-00004",

@@ -75,9 +75,9 @@ def test_log_contains_shares_of_tables_and_throughput(run, capsys):
     assert shares["batches/share_geographic"] > max(shares["batches/share_visual"], 0)
     assert -1 <= second["batches/hardest_negative"] <= 1 and second["batches/nearest_negative_m"] > 0
     assert all(line["pairs_per_second"] > 0 and line["mfu"] > 0 for line in lines if "loss" in line)
-    said = capsys.readouterr().out
-    assert "batch_size is 16 and the learning rate 0.003 is for 64: it becomes 0.0015 (sqrt rule" in said
-    assert "MFU (peak: " in said
+    output = capsys.readouterr().out
+    assert "batch_size is 16 and the learning rate 0.003 is for 64: it becomes 0.0015 (sqrt rule" in output
+    assert "MFU (peak: " in output
 
 
 def test_published_rules_and_tracker_run(run, tmp_path):

@@ -26,8 +26,8 @@ def test_load_settings_overrides_take_precedence():
     assert settings.sampling.batch_size == 32
     assert settings.optimisation.learning_rate == 1e-5
     assert settings.model.init == "x"
-    said = load_settings(URBAN, ["optimisation.mixed_precision=no", "data.in_memory=false"])
-    assert said.optimisation.mixed_precision == "no" and said.data.in_memory is False  # `no` is a string, not false
+    settings = load_settings(URBAN, ["optimisation.mixed_precision=no", "data.in_memory=false"])
+    assert settings.optimisation.mixed_precision == "no" and settings.data.in_memory is False  # no: a string
 
 
 @pytest.mark.parametrize(

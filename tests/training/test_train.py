@@ -111,7 +111,7 @@ def test_train_last_line_has_recall_in_percent(settings, capsys):
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("data.ground_size=[50,112]", "data.ground_size, data.aerial_size: "),
         ("data.aerial_size=[14,14]", "data.ground_size, data.aerial_size: "),
@@ -122,11 +122,11 @@ def test_train_last_line_has_recall_in_percent(settings, capsys):
         ("model.config.trainable_blocks=9", "trainable_blocks=9, but the backbone has"),
     ],
 )
-def test_train_invalid_settings_are_one_line(settings, tmp_path, override, said):
+def test_train_invalid_settings_are_one_line(settings, tmp_path, override, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(GenGeoError) as caught:
         train.main(settings(override.format(empty=tmp_path / "empty")))
-    assert said in str(caught.value) and "\n" not in str(caught.value)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
