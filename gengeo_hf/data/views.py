@@ -4,7 +4,8 @@ They are used for training with a limited field of view, and by models that take
 tiles; P-BEV and AuxGeo: bird's-eye views). Directions are kept: north is up in a tile and in a bird's-eye view, and in
 the centre column of a panorama and of a polar tile.
 
-All but `limited_fov` are imported from `gengeo_hf.model.view_transforms`, which is copied into checkpoints.
+All but `limited_fov` and `cropped_width` are imported from `gengeo_hf.model.view_transforms`, which is copied into
+checkpoints.
 """
 
 import torch

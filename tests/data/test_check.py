@@ -57,7 +57,7 @@ def test_data_check_incomplete_cvusa_reports_findings_and_fix_makes_links(tmp_pa
     assert made == {root / "split_locations/all.csv"} and (root / "split_locations/all.csv").is_symlink()
     assert (root / "split_locations/all.csv").read_text() == (root / "all.csv").read_text()
     code, out, _ = gengeo("data", "check", "cvusa", tmp_path, "--fix")
-    assert "link_names" not in out and "GPS (all.csv): split_locations/all.csv" in out
+    assert "linked" not in out and "GPS (all.csv): split_locations/all.csv" in out
 
 
 @pytest.mark.parametrize("layout", ["original", "sample4geo"])
