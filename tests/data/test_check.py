@@ -47,7 +47,7 @@ def test_data_check_incomplete_cvusa_reports_findings_and_fix_makes_links(tmp_pa
         "pairs of test: 20 (expected 8,884)",
         "0000006.jpg does not",
         "GPS lines: 200 (expected 44,516 or more)",
-        "--fix would make 1 link",
+        "--fix would create 1 link",
         "differ in size",
     ):
         assert words in out, words

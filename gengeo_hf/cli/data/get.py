@@ -65,10 +65,10 @@ def get(
         raise MissingExtraError(error.name or "httpx", "net", "render tiles") from error
     from gengeo_hf.data.check import check_data
 
-    wishes = justzoomin.FetchOptions(
+    options = justzoomin.FetchOptions(
         revision or justzoomin.REVISION, archives, max_photos, zoom, crop_m, offline, verify, accept_licence
     )
-    todo = justzoomin.plan(out, wishes, console.progress)
+    todo = justzoomin.plan(out, options, console.progress)
     if todo.damaged:
         console.warning(f"{len(todo.damaged):,} files are damaged or missing, first {todo.damaged[0]}")
     console.note(todo.summary())
