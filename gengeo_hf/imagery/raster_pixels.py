@@ -99,7 +99,7 @@ def no_data_mask(dataset: "DatasetReader", rendering: Rendering, bands: np.ndarr
         window: Window of the file that was read.
 
     Returns:
-        Mask, uint8 (height, width): 255 for pixels with data and 0 for others.
+        Mask, uint8 (height, width), 255 for pixels with data and 0 for others.
     """
     mask = _declared_mask(dataset, rendering, bands, window)
     if bands.dtype.kind == "f":
