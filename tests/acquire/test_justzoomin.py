@@ -266,7 +266,7 @@ def test_get_without_extra_raises_error_before_download(gengeo, tmp_path, monkey
 def test_get_of_restricted_data_set_raises_error_with_advice(gengeo, tmp_path):
     code, _, noted = gengeo("data", "get", "vigor", "--out", tmp_path)
     assert code == 2
-    assert "asked for from its owners" in noted
+    assert "requested from its owners" in noted
 
 
 @pytest.mark.slow

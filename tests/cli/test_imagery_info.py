@@ -34,7 +34,7 @@ def test_info_of_wmts_prints_layers_or_levels_of_layer(gengeo, server):  # noqa:
     [
         ("arcgis/cached/MapServer", "arcgis", ["15 to 18", "Example Survey"]),
         ("files/town.pmtiles", "pmtiles", ["17 to 17", "Example Survey"]),
-        ("files/a.tif", "cog", ["tiles:", "give --licence"]),
+        ("files/a.tif", "cog", ["tiles:", "set --licence"]),
     ],
 )
 def test_info_of_other_kinds_prints_kind_and_rights(gengeo, server, tmp_path, path, kind, texts):  # noqa: F811

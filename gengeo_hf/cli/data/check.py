@@ -34,6 +34,7 @@ def check(
         for link in report.make_links():
             console.result(f"linked {link}")
     elif report.links:
-        console.result(f"--fix would create {len(report.links)} links for tools that expect other paths")
+        count = len(report.links)
+        console.result(f"--fix would create {count} link{'s' * (count > 1)} for tools that expect other paths")
     if not report.ok:
         raise typer.Exit(FAILURE)
