@@ -86,6 +86,11 @@ class Tombstones:
     def __post_init__(self) -> None:
         _check(_FILE_NAME.fullmatch(self.file) is not None, f"{self.file!r:.60} is not a file name")
         _check(self.count > 0, f"{self.count} removed tiles")
+        self.record()
+
+    def record(self) -> FileRecord:
+        """Record of the file; a ValueError says what is invalid."""
+        return FileRecord(self.bytes, self.sha256)
 
 
 @dataclass(frozen=True)
@@ -149,8 +154,7 @@ class Segment:
         """Records of all files, by their path in the index."""
         found = {f"{self.name}/{name}": record for name, record in self.files.items()}
         if self.tombstones:
-            record = FileRecord(self.tombstones.bytes, self.tombstones.sha256)
-            found[f"{self.name}/{self.tombstones.file}"] = record
+            found[f"{self.name}/{self.tombstones.file}"] = self.tombstones.record()
         return found
 
 
@@ -204,6 +208,11 @@ class LeftOut:
 
     def __post_init__(self) -> None:
         _check(not self.file or _FILE_NAME.fullmatch(self.file) is not None, f"{self.file!r:.60} is not a file name")
+        self.record()
+
+    def record(self) -> FileRecord | None:
+        """Record of the file, None if there is none; a ValueError says what is invalid."""
+        return FileRecord(self.bytes, self.sha256) if self.file else None
 
 
 @dataclass(frozen=True)
@@ -329,8 +338,8 @@ class Manifest:
     def checked_files(self) -> dict[str, FileRecord]:
         """Records of all files, by their path in the index."""
         found = {name: record for segment in self.segments for name, record in segment.checked_files().items()}
-        if self.left_out.file:
-            found[self.left_out.file] = FileRecord(self.left_out.bytes, self.left_out.sha256)
+        if record := self.left_out.record():
+            found[self.left_out.file] = record
         return found
 
     def with_event(self, what: str, **details: Any) -> "Manifest":

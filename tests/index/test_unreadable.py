@@ -92,6 +92,8 @@ SEGMENT = {"name": "segment-0123456789ab", "tiles": 1, "files": {}, "contents": 
         {"bounds": [1]},
         {"left_out": {"reasons": {"a": "b"}}},
         {"left_out": {"file": "../x"}},
+        {"left_out": {"file": "left_out-2.parquet", "bytes": 1, "sha256": "x" * 64}},
+        {"left_out": {"file": "left_out-2.parquet", "bytes": -1, "sha256": "0" * 64}},
         {"means": {"ground": [], "aerial": []}},
         {"shard": {"number": 2, "count": 2, "work": ""}},
         {"sources": [{}]},
@@ -132,3 +134,12 @@ def test_build_encodes_a_damaged_shard_again(tmp_path, monkeypatch):
     index = GeoIndex.build(encoder, ListSource(300), tmp_path / "idx")
     assert index.descriptors.tobytes() == expected and encoder.encoded == 256
     assert second.name == "shard-000000256.parquet"
+
+
+def test_manifest_with_an_invalid_hash_of_removed_rows_raises_an_error(index):
+    index.remove([index.tiles["tile_id"][0].as_py()])
+    manifest = json.loads((index.path / "manifest.json").read_text())
+    manifest["segments"][0]["tombstones"]["sha256"] = "g" * 64
+    (index.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(GenGeoError, match=r"manifest\.json is broken .*64 hexadecimal digits"):
+        GeoIndex.load(index.path)
