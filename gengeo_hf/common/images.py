@@ -206,7 +206,7 @@ def _open(source: Source, name: str) -> Image.Image:
         head = _head(source)
         if head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
             return _open_heif(source, name)
-        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") and (image := _gdal_image(source)) is not None:
+        if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") and (image := _open_tiff(source, name)) is not None:
             return image  # a TIFF with a compression or bands that Pillow does not support
         found = "is empty" if not head else f"is not an image of a known kind (it starts with {head[:8]!r})"
         raise GenGeoError(f"{name} {found}; expected a JPEG, PNG, WebP, TIFF, AVIF or HEIC file") from error
@@ -251,6 +251,16 @@ def _open_heif(source: str | Path | bytes | BinaryIO, name: str) -> Image.Image:
         raise GenGeoError(f"{name} is a damaged HEIC photo ({error}); copy or download it again") from error
 
 
+def _open_tiff(source: str | Path | bytes | BinaryIO, name: str) -> Image.Image | None:
+    """Read a TIFF with GDAL; None if rasterio is not installed."""
+    try:
+        return _gdal_image(source)
+    except GenGeoError:
+        raise
+    except Exception as error:
+        raise GenGeoError(f"{name} is a damaged TIFF ({error}); copy or download it again") from error
+
+
 def _deep_bands(source: Source, image: Image.Image) -> Image.Image | None:
     """Return the RGB image of a file with several bands of more than 8 bits, of which Pillow keeps only the high byte.
 
@@ -270,6 +280,7 @@ def _deep_bands(source: Source, image: Image.Image) -> Image.Image | None:
 
 
 def _leading(source: str | Path | BinaryIO, count: int) -> bytes:
+    """Return the first bytes of a file, all of them for -1; the position of an open file stays."""
     if isinstance(source, str | Path):
         with Path(source).open("rb") as file:
             return file.read(count)
@@ -288,13 +299,7 @@ def _gdal_image(source: str | Path | bytes | BinaryIO) -> Image.Image | None:
         return None
     import warnings
 
-    if isinstance(source, bytes):
-        content = source
-    elif isinstance(source, str | Path):
-        content = Path(source).read_bytes()
-    else:
-        source.seek(0)
-        content = source.read()
+    content = source if isinstance(source, bytes) else _leading(source, -1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # rasterio warns about a missing georeference
         with rasterio.MemoryFile(content) as memory, memory.open(driver=_driver(content)) as dataset:

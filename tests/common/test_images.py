@@ -222,3 +222,11 @@ def test_open_image_large_jpeg_is_decoded_at_reduced_size(orientation, target, d
     whole = np.asarray(open_image(data).resize(small, Image.Resampling.BICUBIC), dtype=int)
     assert np.abs(np.asarray(image.resize(small, Image.Resampling.BICUBIC)) - whole).max() <= 3
     assert open_image(saved(picture, "PNG"), target_size=target).size == picture.size  # PNG has no reduced decoding
+
+
+@pytest.mark.parametrize("read", [open_image, read_metadata], ids=["pixels", "metadata"])
+def test_damaged_tiff_that_pillow_does_not_know_is_one_line(read):
+    pytest.importorskip("rasterio")
+    with pytest.raises(GenGeoError, match=r"damaged|not an image") as error:
+        read(b"II*\0" + (10**6).to_bytes(4, "little") + bytes(64))  # its directory lies behind the end of the file
+    assert "\n" not in str(error.value)
