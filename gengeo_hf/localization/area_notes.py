@@ -26,8 +26,6 @@ def far_note(index: GeoIndex | StoreIndex, near: tuple[float, float, float] | Ar
     """
     if near is None or not isinstance(index, GeoIndex):
         return ""
-    if not len(index):
-        return "the index holds no tiles"
     lat, lon = index.tiles["lat"].to_numpy(), index.tiles["lon"].to_numpy()
     if isinstance(near, Area):
         if near.near is None:

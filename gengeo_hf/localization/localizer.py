@@ -72,7 +72,7 @@ class GeoLocalizer:
         pose: Estimates position and heading inside the tiles; None returns the positions of the tiles.
 
     Raises:
-        GenGeoError: The index or the calibration belongs to another model.
+        GenGeoError: The index or the calibration belongs to another model, or the index holds no tiles.
 
     Example:
         >>> localizer = GeoLocalizer.from_pretrained("./gengeo-cvusa", "city.gengeo")
@@ -89,6 +89,8 @@ class GeoLocalizer:
         pose: PoseFinder | None = None,
     ) -> None:
         index.check_model(encoder)
+        if not len(index):
+            raise GenGeoError("the index holds no tiles: add some with gengeo index SOURCE --out INDEX --model M --add")
         if calibration is not None:
             calibration.check_model(encoder)
         self.encoder, self.index, self.calibration, self.pose = encoder, index, calibration, pose

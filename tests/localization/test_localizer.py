@@ -92,12 +92,6 @@ def test_exif_position_is_a_prior_only_with_a_radius(shared_data, encoder, tmp_p
     assert features[-1]["properties"]["prior"] and features[-1]["properties"]["error_m"] is None
 
 
-def test_locate_in_an_empty_index_gives_a_note(index, encoder, photo):
-    index.remove(index.tiles["tile_id"].to_pylist())
-    answer = GeoLocalizer(encoder, index).locate(photo, near=(60.17, 24.94, 500))
-    assert not answer.places and "the index holds no tiles" in answer.notes
-
-
 def test_locate_of_an_array_that_is_not_an_image_raises_one_line(index, encoder):
     with pytest.raises(GenGeoError, match=r"float32 and shape .* is not a photo"):
         GeoLocalizer(encoder, index).locate(np.zeros((8, 8, 3), np.float32))
@@ -154,3 +148,9 @@ def test_locate_in_imagery_of_another_year_finds_the_same_position(shared_data, 
         best = GeoLocalizer(StubEncoder(), index).locate(years["2020"].read(row), top=1, merge=False).best
         found.append(great_circle_m(best.lat, best.lon, lat, lon) < 5)
     assert np.mean(found) > 0.5, f"{np.sum(found)} of {len(found)}"
+
+
+def test_localizer_of_an_index_without_tiles_raises_an_error(index, encoder):
+    index.remove(index.tiles["tile_id"].to_pylist())
+    with pytest.raises(GenGeoError, match="holds no tiles: add some"):
+        GeoLocalizer(encoder, GeoIndex.load(index.path))

@@ -177,7 +177,7 @@ def test_a_read_only_index_answers_and_says_no_to_changes(disk, counts):
             lambda: opened.remove(tile_ids=["noise-1"]),
             lambda: opened.add(StubEncoder(), ListSource(5, name="more")),
             lambda: build_index(StubEncoder(), ListSource(5), disk.path / "new"),
-            lambda: build_index(StubEncoder(), ListSource(5), disk.path / "idx"),
+            lambda: build_index(StubEncoder(), ListSource(5), disk.path / "idx", overwrite=True),
         ]
         for action in actions:
             with pytest.raises(GenGeoError, match="Read-only"):
