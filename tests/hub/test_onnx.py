@@ -1,6 +1,7 @@
 """ONNX exports: descriptors equal those of torch at any batch and image size; errors of damaged exports."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -309,7 +310,11 @@ def test_index_made_with_torch_is_searched_with_onnx(tiny_checkpoint, tmp_path, 
         run("locate", tiles / "2.png", "--index", tmp_path / index, "--model", model, "--backend", backend)
         for index, model, backend in (("a", tiny_checkpoint, "torch"), ("a", ready, "onnx"), ("b", ready, "torch"))
     ]
-    assert answers[0].count("score") == 4 and answers[0] == answers[1] == answers[2]
+    scores = [[float(score) for score in re.findall(r"score (\d\.\d+)", answer)] for answer in answers]
+    texts = {re.sub(r"score \d\.\d+", "score", answer) for answer in answers}
+    assert len(scores[0]) == 4 and len(texts) == 1
+    # Backends differ in the fourth digit, which may round the third one up or down.
+    np.testing.assert_allclose(scores[1:], [scores[0]] * 2, atol=1.01e-3)
     # An export of an export copies its graphs; graphs of other weights are refused.
     assert (export_folder(ready, tmp_path / "again") / "onnx" / "weights.bin").is_file()
     torch.manual_seed(1)
