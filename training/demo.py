@@ -36,8 +36,10 @@ SHORT = ["optimisation.epochs=12", "optimisation.warmup=0.3", "evaluate_every=3"
 DOMAINS = ("urban", "rural", "offcenter")
 TITLES = {"rural": "rural", "offcenter": "off-centre"}
 PROBE_STEPS, PROBE_PAIRS = 6, 24
-STEP_SHARE = 0.8  # fraction of the training time that is steps; the rest is mining and validation
-OTHER_STEPS = 500  # steps that take as long as evaluation, index, pose and page together
+# Fractions of the time of a run that the probes measure: drawing places without starting processes and writing, and
+# training steps without sampling, mining and validation.
+DRAW_SHARE, STEP_SHARE = 0.6, 0.5
+OTHER_STEPS = 800  # steps that take as long as evaluation, index, pose and page together
 console = Console()
 
 
@@ -97,7 +99,9 @@ def estimate_duration(folder: Folder, overrides: list[str]) -> str:
     data, pairs = settings.data, settings.data.train["num_pairs"]
     steps = settings.optimisation.epochs * pairs / settings.sampling.batch_size
     drawn = pairs + data.validation["num_pairs"] + len(DOMAINS) * folder.places + VALIDATION
-    seconds = drawn * pair_seconds(settings) / cores + (steps / STEP_SHARE + OTHER_STEPS) * step_seconds(settings)
+    seconds = drawn * pair_seconds(settings) / DRAW_SHARE / cores + (steps / STEP_SHARE + OTHER_STEPS) * step_seconds(
+        settings
+    )
     minutes = max(1, round(seconds / 60))
     return f"About {minutes} minute{'s' * (minutes > 1)} on {cores} cores without other load."
 
