@@ -221,6 +221,21 @@ def test_openvino_backend_of_unsupported_models_raises_one_line(tiny_model, monk
         OpenVinoBackend(tiny_model, "float32")
 
 
+def test_openvino_without_kernels_for_the_processor_is_one_line_and_another_engine_is_taken(
+    tiny_model, tiny_processor, monkeypatch
+):
+    openvino = pytest.importorskip("openvino")
+
+    def fail(*_):
+        raise RuntimeError("no kernel")
+
+    monkeypatch.setattr(openvino.Core, "compile_model", fail)
+    monkeypatch.setattr("gengeo_hf.encoding.backends.trial.SMALL", 0)  # as for a large model
+    with pytest.raises(GenGeoError, match=r"cannot run this model on this CPU \(no kernel\): use --backend torch"):
+        Encoder(tiny_model, tiny_processor, device="cpu", backend="openvino")
+    assert Encoder(tiny_model, tiny_processor, device="cpu", backend="auto").backend.name == "torch"
+
+
 @pytest.mark.slow
 def test_index_of_one_backend_is_searched_with_another(gengeo, tiny_checkpoint, tmp_path):
     pytest.importorskip("openvino")

@@ -64,7 +64,13 @@ class OpenVinoBackend:
         }
         self._one_at_a_time = threading.Lock()  # a compiled graph has one output buffer
         core = openvino.Core()
-        self._heads = {name: core.compile_model(_converted(model, name), "CPU", options) for name in model.heads}
+        graphs = {name: _converted(model, name) for name in model.heads}
+        try:
+            self._heads = {name: core.compile_model(graph, "CPU", options) for name, graph in graphs.items()}
+        except RuntimeError as error:  # no kernel for this processor
+            raise GenGeoError(
+                f"OpenVINO cannot run this model on this CPU ({first_line(error)}): use --backend torch"
+            ) from error
         used = next(iter(self._heads.values())).get_property("INFERENCE_PRECISION_HINT")
         self.dtype = "bfloat16" if used == openvino.Type.bf16 else "float32"
 
