@@ -4,9 +4,9 @@
     python benchmarks/mutants.py --count 150 --seed 7 --jobs 2 --out mutants
 
 Mutants are sampled with a seed from the modules of `PACKAGES`: comparisons, signs, constants, conditions, minima and
-maxima. The default tests run once, and the lines that each of them runs are recorded (about twice the time of
-`make test`; kept in `--out` while package and tests stay the same). For each mutant, the tests that run its line are
-then run in a copy of the tree, those of its own module first, up to `--tests-s` seconds of tests. The first failure
+maxima. The default tests run once, and the lines that each of them runs are recorded in `--out` (about twice the time
+of `make test`; after a change of tests alone, only those are run again). For each mutant, the tests that run its line
+are then run in a copy of the tree, those of its own module first, up to `--tests-s` seconds of tests. The first failure
 ends them; so does the limit of CPU time, and both count as killed. Results are appended to `mutants.jsonl` in `--out`,
 so an interrupted run can be resumed while the changed files stay the same. Equivalent mutants, which do not change
 behaviour, are listed in `mutants_equivalent.json`, each with its reason, and are not counted. The exit status is 1
@@ -46,18 +46,21 @@ def pytest_words(*words: str) -> list[str]:
 
 
 def measured_coverage(folder: Path, out: Path, jobs: int) -> Coverage:
-    """Run the default tests once in a copy of the tree and return which lines each of them runs."""
-    sources = sorted(path for part in ("gengeo_hf", "tests", "training") for path in (folder / part).rglob("*.py"))
-    digest = hashlib.sha256(b"\0".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-    kept = out / f"coverage-{digest}.json"
-    if kept.exists():
-        return Coverage.load(kept)
-    print("The default tests are run once, to see which lines each of them runs ...", flush=True)
+    """Return which lines each default test runs: kept data, after the tests that changed since were run once."""
+    kept = out / "coverage.json"
+    known = Coverage.load(kept) if kept.exists() else None
+    changed = known.changed(folder) if known else None
+    if known and changed == []:
+        return known
+    print(
+        f"{'Changed' if changed else 'All default'} tests are run once to record the lines that each runs ...",
+        flush=True,
+    )
     rules, data = folder.parent / "coverage.rc", folder.parent / "coverage.data"
     rules.write_text(f"[run]\nsource = gengeo_hf\ndata_file = {data}\n", encoding="utf-8")
     coverage = ["--cov", f"--cov-config={rules}", "--cov-context=test", "--cov-report="]
     done = subprocess.run(
-        pytest_words("-n", str(jobs), "-vv", *coverage),
+        pytest_words("-n", str(jobs), "-vv", *coverage, *(changed or [])),
         cwd=folder,
         env=os.environ | SETTINGS | {"PYTHONPATH": str(folder)},
         capture_output=True,
@@ -65,11 +68,12 @@ def measured_coverage(folder: Path, out: Path, jobs: int) -> Coverage:
         errors="replace",
         check=False,
     )
-    if done.returncode not in (0, 1) or not data.exists():
+    if done.returncode not in (0, 1, 5) or not data.exists():  # 5: all tests of the changed files are slow ones
         sys.exit(f"the tests could not be run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
-    coverage_of = Coverage.read(data, done.stdout, folder)
-    coverage_of.save(kept)
-    return coverage_of
+    measured = Coverage.read(data, done.stdout, folder)
+    measured = known.updated(measured) if known and changed else measured
+    measured.save(kept)
+    return measured
 
 
 def run_tests(folder: Path, tests: list[str], seconds: float) -> tuple[str, str]:
@@ -186,7 +190,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
     parser.add_argument("--jobs", type=int, default=2, help="number of mutants tested in parallel")
     parser.add_argument("--tests-s", type=float, default=60, help="total duration of the tests that a mutant gets")
-    parser.add_argument("--only", nargs="+", choices=PACKAGES, default=list(PACKAGES), help="packages to change")
+    parser.add_argument(
+        "--only", nargs="+", default=PACKAGES, metavar="NAME", help="packages or modules to change (index index/export)"
+    )
     parser.add_argument("--goal", type=float, default=0.85, help="required share of killed mutants")
     parser.add_argument("--out", type=Path, default=ROOT / "mutants", help="directory of mutants.jsonl")
     given = parser.parse_args()

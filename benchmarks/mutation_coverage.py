@@ -1,5 +1,6 @@
 """Which tests run which lines, so that a changed line is tested by the tests that run it and by no others."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterable
@@ -20,10 +21,14 @@ class Coverage:
         lines: For each file of the package, the tests that ran each line. Where a test ran it in a fixture, all tests
             of its file are listed, since they may share the fixture.
         seconds: Duration of each test that passed.
+        package: Digest of everything but the test files.
+        tests: Digest of each test file.
     """
 
     lines: dict[str, dict[int, list[str]]]
     seconds: dict[str, float]
+    package: str
+    tests: dict[str, str]
 
     @classmethod
     def read(cls, data: Path, log: str, tree: Path) -> "Coverage":
@@ -44,7 +49,28 @@ class Coverage:
             found = stored.contexts_by_lineno(name)
             file = Path(name).relative_to(tree).as_posix()
             lines[file] = {line: _tests(names, by_file, failed) for line, names in found.items()}
-        return cls(lines, {test: round(seconds.get(test, 0.0), 2) for test in sorted(contexts)})
+        return cls(lines, {test: round(seconds.get(test, 0.0), 2) for test in sorted(contexts)}, *digests(tree))
+
+    def changed(self, tree: Path) -> list[str] | None:
+        """Return the test files that differ from those measured; None if anything else differs."""
+        package, tests = digests(tree)
+        return [file for file in tests if self.tests.get(file) != tests[file]] if package == self.package else None
+
+    def updated(self, new: "Coverage") -> "Coverage":
+        """Return these data with the test files that another measurement has run replaced by it."""
+        replaced = {file for file, digest in new.tests.items() if self.tests.get(file) != digest}
+
+        def kept(test: str) -> bool:
+            file = test.split("::")[0]
+            return file not in replaced and file in new.tests
+
+        lines: dict[str, dict[int, list[str]]] = {}
+        for source, old in ((new.lines, False), (self.lines, True)):
+            for file, found in source.items():
+                for line, tests in found.items():
+                    lines.setdefault(file, {}).setdefault(line, []).extend(t for t in tests if not old or kept(t))
+        seconds = {test: value for test, value in self.seconds.items() if kept(test)} | new.seconds
+        return Coverage(lines, seconds, new.package, new.tests)
 
     def tests_of(self, mutant: Mutant, limit_s: float) -> list[str]:
         """Return the tests that run a mutant up to a total duration: those of its module first, then the quick ones.
@@ -75,7 +101,8 @@ class Coverage:
             file: {line: [numbers[test] for test in tests] for line, tests in found.items()}
             for file, found in self.lines.items()
         }
-        path.write_text(json.dumps({"seconds": self.seconds, "lines": lines}), encoding="utf-8")
+        row = {"seconds": self.seconds, "lines": lines, "package": self.package, "tests": self.tests}
+        path.write_text(json.dumps(row), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Coverage":
@@ -86,7 +113,15 @@ class Coverage:
             file: {int(line): [names[number] for number in numbers] for line, numbers in found.items()}
             for file, found in row["lines"].items()
         }
-        return cls(lines, row["seconds"])
+        return cls(lines, row["seconds"], row["package"], row["tests"])
+
+
+def digests(tree: Path) -> tuple[str, dict[str, str]]:
+    """Return a digest of the package, the scripts and what tests share, and one of each test file."""
+    files = sorted(path for part in ("gengeo_hf", "training", "tests") for path in (tree / part).rglob("*.py"))
+    tests = {path for path in files if path.name.startswith("test_")}
+    package = hashlib.sha256(b"\0".join(path.read_bytes() for path in files if path not in tests)).hexdigest()
+    return package, {p.relative_to(tree).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(tests)}
 
 
 def _tests(contexts: Iterable[str], by_file: dict[str, list[str]], failed: set[str]) -> list[str]:

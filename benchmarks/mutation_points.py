@@ -3,6 +3,7 @@
 import ast
 import itertools
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,17 +186,24 @@ def is_python(text: str) -> bool:
     return True
 
 
-def sampled(count: int, seed: int, packages: list[str]) -> list[Mutant]:
-    """Sample mutants, from each package in proportion to the square root of its number of points."""
+def sampled(count: int, seed: int, names: Sequence[str] = PACKAGES) -> list[Mutant]:
+    """Sample mutants, from each package in proportion to the square root of its number of points.
+
+    Args:
+        count: Number of mutants.
+        seed: Seed of the sampling.
+        names: Packages (`index`) or modules (`index/export`).
+    """
     rng = random.Random(seed)
     points: dict[str, list[Mutant]] = {}
-    for package in packages:
+    for name in names:
+        path = ROOT / "gengeo_hf" / name
         found = []
-        for path in sorted((ROOT / "gengeo_hf" / package).glob("*.py")):
-            visitor = Points(str(path.relative_to(ROOT)))
-            visitor.visit(ast.parse(path.read_text(encoding="utf-8")))
+        for file in sorted(path.glob("*.py")) or [path.with_suffix(".py")]:
+            visitor = Points(str(file.relative_to(ROOT)))
+            visitor.visit(ast.parse(file.read_text(encoding="utf-8")))
             found += visitor.found
-        points[package] = found
+        points[name] = found
     total = sum(len(found) ** 0.5 for found in points.values())
     chosen = []
     for found in points.values():
