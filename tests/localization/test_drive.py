@@ -1,7 +1,7 @@
 """Correction of drives: synthetic frames along a street, some of them wrong."""
 
 import itertools
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -167,3 +167,88 @@ def test_locate_of_a_directory_of_frames_as_a_drive(drive, encoder, tmp_path):
     mended = localizer.locate(sorted(folder.iterdir()), sequence=True, top=2, merge=False)
     assert [a.places[0].tile_id for a in mended if a.places] == [f"noise-{n}" for n in range(12)]
     assert all(a.known for a in mended) and sum(bool(a.error) for a in mended) == 1
+
+
+def known(answers):
+    return correct_drive(answers, np.arange(float(len(answers))), Motion())
+
+
+def with_gap(before, astray, after):
+    """Frames along a street, with distant frames, each at another location, between those before and after."""
+    good = [frame(n, (15.0 * n, 0, 0.8)) for n in range(before + astray + after)]
+    bad = [frame(n, (50_000.0 * (n + 1), 70_000.0 * n, 0.9)) for n in range(len(good))]
+    return [*good[:before], *bad[before : before + astray], *good[before + astray :]]
+
+
+@pytest.mark.parametrize(("before", "after"), [(3, 3), (0, 6), (6, 0)])
+def test_correct_drive_leaves_out_at_most_four_frames_in_a_row(before, after):
+    found = [answer.known for answer in known(with_gap(before, 4, after))]
+    assert found == [True] * before + [False] * 4 + [True] * after
+    assert sum(not answer.known for answer in known(with_gap(before, 5, after))) != 5
+
+
+def test_correct_drive_without_confidences_keeps_a_changed_frame_known_only_without_a_threshold():
+    answers = [frame(n, (15.0 * n, 0, 0.8)) for n in range(5)]
+    answers[2] = frame(2, (5000, 0, 0.81), (30, 0, 0.78))
+    found = [correct_drive(answers, np.arange(5.0), Motion(), *given)[2] for given in ((), (0.5,))]
+    assert [answer.known for answer in found] == [True, False]
+    assert found[0].notes == ("place 2 by score; first in the drive",)
+
+
+def test_correct_drive_of_a_changed_frame_with_the_confidence_of_the_threshold_is_known():
+    answers = [frame(n, (15.0 * n, 0, 0.8)) for n in range(5)]
+    astray = frame(2, (5000, 0, 0.81), (30, 0, 0.78))
+    answers[2] = replace(astray, places=[replace(p, confidence=0.25) for p in astray.places])
+    assert correct_drive(answers, np.arange(5.0), Motion(), threshold=0.25)[2].known
+
+
+@pytest.mark.parametrize("behind, left_out", [(0.19, False), (0.21, True)])
+def test_correct_drive_leaves_out_a_frame_whose_reachable_place_scores_lower_by_more_than_a_fifth(behind, left_out):
+    """Leaving a frame out costs 4, as does a cosine that is lower by 0.2."""
+    answers = [frame(n, (15.0 * n, 0, 0.8)) for n in range(5)]
+    answers[2] = frame(2, (50_000, 0, 0.8), (30, 0, 0.8 - behind))
+    assert known(answers)[2].known is not left_out
+
+
+def test_step_cost_is_the_distance_beyond_reach_relative_to_reach():
+    here = [place(1, 0, 0, 0.9), replace(place(2, 40, -300, 0.8), uncertainty_m=7.0)]
+    there = [place(1, 100, 900, 0.9), place(2, 20, 0, 0.8), replace(place(3, -60, 500, 0.7), uncertainty_m=None)]
+    for speed, seconds in ((20.0, 2.5), (0.1, 1.0), (20.0, 0.0), (20.0, -3.0)):
+        cost = _step_cost(here, there, seconds, Motion(top_speed=speed))
+        assert cost.shape == (2, 3)
+        for row, column in itertools.product(range(2), range(3)):
+            one, other = here[row], there[column]
+            travelled = speed * seconds if seconds > 0 else 0.0
+            reach = max(10.0, travelled + one.uncertainty_m + (other.uncertainty_m or 0.0))
+            away = float(great_circle_m(one.lat, one.lon, other.lat, other.lon))
+            assert cost[row, column] == pytest.approx(max(0.0, away / reach - 1), rel=1e-9)
+
+
+def test_step_cost_of_small_places_has_a_reach_of_10_metres():
+    spots = [[replace(place(1, east, 0, 0.9), uncertainty_m=None)] for east in (0, 40)]
+    away = float(great_circle_m(spots[0][0].lat, spots[0][0].lon, spots[1][0].lat, spots[1][0].lon))
+    assert _step_cost(*spots, 0.0, Motion())[0, 0] == pytest.approx((away - 10) / 10, rel=1e-9)
+
+
+def test_order_frames_of_a_video_takes_its_seconds():
+    video = [replace(frame(n), video_s=seconds) for n, seconds in enumerate((0.0, 2.5, 2.5, 7.0))]
+    answers, seconds = order_frames(video, 1.0)
+    assert answers == video and seconds.tolist() == [0.0, 2.5, 2.5, 7.0]
+    for given in (video[::-1], [video[0], frame(5), video[3]]):  # two videos, or a photo among the frames
+        answers, seconds = order_frames(given, 3.0)
+        assert answers == given and seconds.tolist() == [3.0 * n for n in range(len(given))]
+
+
+def test_order_frames_with_one_timed_frame_among_unreadable_ones_uses_its_time():
+    timed = replace(frame(0), time=datetime(2024, 7, 9))
+    broken = Answer("broken.jpg", error="cut off")
+    answers, seconds = order_frames([timed, broken], 5.0)
+    assert answers == [timed, broken] and seconds.tolist() == [0.0, 0.0]
+
+
+def test_motion_defaults_are_20_metres_per_second_and_one_second():
+    assert Motion() == Motion(top_speed=20.0, interval_s=1.0, left_out=4.0)
+    with pytest.raises(FrozenInstanceError):
+        Motion().top_speed = 3.0
+    with pytest.raises(GenGeoError, match="interval_s of a drive must be a positive number, found inf"):
+        Motion(interval_s=float("inf"))
