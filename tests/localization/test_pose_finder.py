@@ -1,0 +1,273 @@
+"""Poses by heads with random weights: choice of the head, headings, radii, fused tiles and the search."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gengeo_hf.common.camera import CameraView
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.geo import great_circle_m, offset
+from gengeo_hf.common.metadata import PhotoMetadata
+from gengeo_hf.localization import pose as pose_module
+from gengeo_hf.localization.answers import merge_votes
+from gengeo_hf.localization.fusion import FusionWeights, fuse
+from gengeo_hf.localization.photos import Photo, panorama_canvas
+from gengeo_hf.localization.pose import PoseFinder, PoseSettings, open_finder
+from gengeo_hf.localization.pose_calibration import PoseCalibration
+from gengeo_hf.pose.posterior import Poses
+from tests.localization.pose_models import Tiles, small_encoder, small_head, tile_hit
+
+FACTORS = {"0.68": 2.0, "0.95": 3.0}
+HITS = [tile_hit(0, 0.9, 0.0), tile_hit(1, 0.8, 100.0, (60.0, 48.0)), tile_hit(2, 0.7, 200.0)]
+
+
+class Pictures:
+    """Pixels of the tiles, which counts the requests."""
+
+    def __init__(self):
+        self.tiles, self.requests = Tiles(3).images, []
+
+    def images(self, tile_ids):
+        self.requests.append(list(tile_ids))
+        return {tile: self.tiles[int(tile[1:])] for tile in tile_ids}
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return small_encoder()
+
+
+@pytest.fixture(scope="module")
+def models(encoder, tmp_path_factory):
+    """Checkpoints by the heads that they have, named by their priors."""
+    root = tmp_path_factory.mktemp("models")
+    for names in ("known", "45", "180", "known-180", "none"):
+        (root / names / "pose").mkdir(parents=True)
+        for prior in names.split("-") if names != "none" else ():
+            head = small_head(encoder, prior, heading_step=10.0, radius_factors=FACTORS)
+            head.save_pretrained(root / names / "pose" / prior)
+    return root
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return Photo(Image.fromarray(np.random.default_rng(8).integers(0, 255, (28, 112, 3), np.uint8)))
+
+
+def finder(encoder, model, **settings):
+    made = PoseSettings(**({"pictures": Pictures()} | settings))
+    return PoseFinder(encoder, model, panorama_canvas(encoder), made)
+
+
+def refined(found, photo, hits=HITS, heading=0.0):
+    places = [merge_votes([hit], rank) for rank, hit in enumerate(hits, 1)]
+    return found.refine(photo, CameraView(fov=360.0, heading=heading), hits, places)
+
+
+def test_pose_settings_of_unknown_values_raise_an_error():
+    with pytest.raises(GenGeoError, match="the pose method must be one of auto, fitted, search, found 'x'"):
+        PoseSettings("x")
+    with pytest.raises(GenGeoError, match="must be one of known, 45, 180, found '90'"):
+        PoseSettings(heading_prior="90")
+    assert PoseSettings(heading_prior="45").heading_prior == "45"
+
+
+def test_pose_in_tiles_of_different_sizes_equals_that_in_each_alone(encoder, models, photo):
+    found, note = refined(finder(encoder, models / "known"), photo, heading=70.0)
+    assert note == "" and [place.pose for place in found] == ["fitted"] * 3
+    for row, place in enumerate(found):
+        (alone,), _ = refined(finder(encoder, models / "known"), photo, HITS[row : row + 1], heading=70.0)
+        assert (place.lat, place.lon) == pytest.approx((alone.lat, alone.lon), abs=1e-9)
+        assert place.radius_95_m == pytest.approx(alone.radius_95_m, rel=1e-4)
+        assert place.radius_95_m == pytest.approx(1.5 * place.radius_68_m) and place.heading == pytest.approx(70.0)
+        assert place.uncertainty_m == place.radius_68_m and 0 < place.pose_probability <= 1
+        assert (place.position_map.lat, place.position_map.lon) == (HITS[row].lat, HITS[row].lon)
+    assert len({place.pose_probability for place in found}) == 3
+
+
+def test_radius_factors_of_the_settings_replace_those_of_the_head(encoder, models, photo):
+    own, _ = refined(finder(encoder, models / "known"), photo)
+    given, _ = refined(finder(encoder, models / "known", radius_factors={"0.68": 4.0}), photo)
+    assert given[0].radius_68_m == pytest.approx(2 * own[0].radius_68_m) and given[0].radius_95_m is None
+
+
+def test_heading_of_a_rolled_panorama_does_not_depend_on_its_roll(encoder, models, photo):
+    """A panorama whose pixels are rolled by a quarter, with a heading that is larger by 90 degrees."""
+    pixels = np.asarray(photo.image)
+    rolled = Photo(Image.fromarray(np.roll(pixels, -28, axis=1)))
+    for settings in ({"heading_prior": "180"}, {}):
+        model = models / ("180" if settings else "known")
+        straight, turned = (
+            refined(finder(encoder, model, **settings), one, heading=heading)[0]
+            for one, heading in ((photo, 290.0), (rolled, 20.0))
+        )
+        for one, other in zip(straight, turned, strict=True):
+            assert great_circle_m(one.lat, one.lon, other.lat, other.lon) < 0.01
+            assert 0 <= other.heading < 360
+            assert (other.heading - one.heading) % 360 == pytest.approx(90, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("names", "stated", "used"),
+    [
+        ("known-180", 0.0, "known"),
+        ("known-180", "unknown", "180"),
+        ("known", 0.0, "known"),
+        ("45", 0.0, "45"),
+        ("180", 0.0, "180"),
+        ("none", 0.0, None),
+    ],
+)
+def test_narrowest_head_that_allows_the_heading_is_used(encoder, models, photo, names, stated, used):
+    found = finder(encoder, models / names)
+    head = found._head("known" if stated == 0.0 else "180")
+    assert (None if head is None else head.config.heading_prior) == used
+    assert finder(encoder, models / names, method="search")._head("known") is None
+
+
+def test_finder_without_a_suitable_head_does_not_search(encoder, models, photo):
+    places, note = refined(finder(encoder, models / "known"), photo, heading="unknown")
+    assert "has no pose head pose/180, which a photo with an unknown heading needs" in note
+    assert [place.pose for place in places] == [None] * 3
+    with pytest.raises(GenGeoError, match="which a photo with a known heading needs"):
+        finder(encoder, models / "none", method="fitted")._head("known")
+
+
+def test_headings_of_a_wider_head_are_limited_to_the_prior_of_the_photo(encoder):
+    def relative(prior, own, headings):
+        head = SimpleNamespace(config=SimpleNamespace(heading_prior=own, headings=headings))
+        return list(pose_module._relative_headings(head, prior))
+
+    circle = [10.0 * n for n in range(36)]
+    assert relative("180", "180", circle) == circle and relative("known", "180", circle) == [0.0]
+    assert relative("45", "180", [0.0, 45.0, 45.5, 180.0, 314.5, 315.0, 359.0]) == [0.0, 45.0, 315.0, 359.0]
+    assert relative("45", "45", [-50.0, 0.0, 50.0]) == [-50.0, 0.0, 50.0]  # those of its own prior are not limited
+    assert relative("known", "45", [-40.0, -0.5, 0.0, 0.5, 40.0]) == [0.0]
+
+
+def test_fused_places_are_the_peaks_of_the_map_of_the_first_tiles(encoder, models, photo):
+    weights = FusionWeights(cosine=0.5, evidence=0.25, scale=10.0, tiles=2, enabled=True)
+    camera, places = CameraView(fov=360.0, heading=30.0), [merge_votes([HITS[1]], 1), merge_votes([HITS[2]], 2)]
+    found = finder(encoder, models / "known", fusion=weights)
+    candidates = found.candidates(Photo(photo.image), camera, HITS[:2])
+    tiles = [tile for tile, _ in candidates]
+    logs = weights.log_weights(np.array([0.9, 0.8]), np.array([tile.evidence for tile in tiles]))
+    modes = fuse(tiles, logs, 2)
+    fused, note = found.refine(Photo(photo.image), camera, HITS, places)
+    assert note == "" and [place.rank for place in fused] == [1, 2] and {mode.tile for mode in modes} == {0, 1}
+    for place, mode in zip(fused, modes, strict=True):
+        hit = HITS[mode.tile]
+        assert (place.lat, place.lon, place.pose_probability) == (mode.lat, mode.lon, mode.probability)
+        assert (place.tile_id, place.score, place.bounds, place.licence) == (hit.tile_id, hit.score, hit.bounds, "CC0")
+        assert place.radius_68_m == pytest.approx(2 * mode.spread_m) and place.heading == pytest.approx(30.0)
+        assert place.votes == 1 and place.position_map.lat == hit.lat
+    for other in (replace(weights, enabled=False), None):
+        plain, _ = finder(encoder, models / "known", fusion=other).refine(photo, camera, HITS, places)
+        assert [place.tile_id for place in plain] == ["t1", "t2"]
+
+
+def test_fused_places_are_not_used_for_a_heading_that_is_not_known(encoder, models, photo):
+    weights = FusionWeights(tiles=2, enabled=True)
+    found, _ = refined(finder(encoder, models / "known-180", fusion=weights), photo, heading="unknown")
+    assert [place.tile_id for place in found] == ["t0", "t1", "t2"]
+
+
+def test_search_adds_the_stated_heading_and_the_roll(encoder, models, photo, monkeypatch):
+    calls = []
+
+    def search_pose(encoder, panorama, tile, size_m, reach, settings):
+        calls.append((tuple(panorama.shape), tuple(tile.shape), size_m, reach, settings.moves))
+        return Poses(np.array([[3.0, -4.0]]), np.array([350.0]), np.array([5.0]), np.array([0.5]))
+
+    monkeypatch.setattr(pose_module, "search_pose", search_pose)
+    found, note = refined(finder(encoder, models / "none"), photo, heading=70.0)
+    assert "rough" in note and [place.pose for place in found] == ["search"] * 3
+    assert {place.heading for place in found} == {60.0} and {place.uncertainty_m for place in found} == {5.0}
+    for place, hit in zip(found, HITS, strict=True):
+        assert (place.lat, place.lon) == pytest.approx(tuple(map(float, offset(hit.lat, hit.lon, 3.0, -4.0))), abs=1e-12)
+    assert calls[1][:2] == ((3, 28, 112), (3, 56, 42)) and calls[1][2] == pytest.approx((60.0, 48.0))
+    assert [call[3:] for call in calls] == [(0.0, 5)] * 3
+    # A stated "unknown" also discards the heading of the file, so that nothing is added.
+    compass = Photo(photo.image, PhotoMetadata(camera=CameraView(heading=80.0)))
+    found, _ = refined(finder(encoder, models / "none"), compass, heading="unknown")
+    assert {place.heading for place in found} == {350.0} and calls[-1][3:] == (180.0, 7)
+    part = Photo(photo.image.crop((0, 0, 56, 28)))
+    _, note = finder(encoder, models / "none").refine(
+        part, CameraView(fov=180.0, heading=0.0), HITS, [merge_votes([HITS[0]], 1)]
+    )
+    assert "needs panoramas" in note
+
+
+class Stored:
+    """Stored keys of some tiles."""
+
+    def __init__(self, head, keys):
+        self.head, self._keys = head, keys
+
+    def keys(self, tile_ids):
+        return {tile: self._keys[tile] for tile in tile_ids if tile in self._keys}
+
+
+def test_stored_keys_are_used_and_missing_ones_are_computed(encoder, models, photo):
+    pictures = Pictures()
+    plain = finder(encoder, models / "known", pictures=pictures)
+    head = plain._head("known")
+    with torch.inference_mode():
+        keys = plain._keys(head, HITS)
+    assert keys.shape == (3, 12, 4) and keys.dtype == torch.float32
+    stored = Stored(head.checksum, {"t1": np.full((12, 4), 7.0, np.float16)})
+    mixed = finder(encoder, models / "known", pictures=pictures, features={"known": stored})
+    with torch.inference_mode():
+        found = mixed._keys(head, HITS)
+    assert pictures.requests == [["t0", "t1", "t2"], ["t0", "t2"]] and (found[1] == 7).all()
+    torch.testing.assert_close(found[[0, 2]], keys[[0, 2]])
+    stored.head = "other"
+    with pytest.raises(GenGeoError, match="belong to another pose head"):
+        mixed._keys(head, HITS)
+    with pytest.raises(GenGeoError, match="pose needs the pixels of tile 't0'"):
+        finder(encoder, models / "known", pictures=None)._keys(head, HITS)
+
+
+def test_candidates_are_empty_without_a_view_a_head_or_hits(encoder, models, photo):
+    camera = CameraView(fov=360.0, heading=0.0)
+    found = finder(encoder, models / "known")
+    assert len(found.candidates(photo, camera, HITS)) == 3 and found.candidates(photo, camera, []) == []
+    assert found.candidates(Photo(photo.image), CameraView(heading=0.0), HITS) == []
+    assert finder(encoder, models / "none").candidates(photo, camera, HITS) == []
+    assert found.refine(photo, camera, HITS, []) == ([], "")
+
+
+def test_pose_in_a_tile_without_bounds_raises_an_error(encoder, models, photo):
+    with pytest.raises(GenGeoError, match="pose needs the size of tile 't0'"):
+        refined(finder(encoder, models / "known"), photo, [replace(HITS[0], bounds=None)])
+
+
+def opened(encoder, models, tmp_path, calibration=None, pose=True, **options):
+    index = SimpleNamespace(thumbnails=lambda tiles: {})
+    return open_finder(encoder, models / "known", index, tmp_path / "idx", calibration, pose, options)
+
+
+def test_open_finder_takes_the_pose_calibration_next_to_the_calibration(encoder, models, tmp_path):
+    weights = FusionWeights(tiles=7, enabled=True)
+    PoseCalibration(encoder.fingerprint, weights, {"0.68": 1.5}, 60).save(tmp_path / "c.pose.json")
+    found = opened(encoder, models, tmp_path, tmp_path / "c.json", revision="main", device="cpu")
+    assert found.settings.fusion == weights and found.settings.radius_factors == {"0.68": 1.5}
+    assert found._where == {"revision": "main"} and found.settings.pictures.size == (56, 42)
+    own = FusionWeights(tiles=3)
+    assert opened(encoder, models, tmp_path, tmp_path / "c.json", PoseSettings(fusion=own)).settings.fusion is own
+    for calibration in (None, tmp_path / "other.json"):
+        plain = opened(encoder, models, tmp_path, calibration).settings
+        assert plain.fusion is None and plain.radius_factors is None
+    PoseCalibration("0" * 64, weights, {}, 60).save(tmp_path / "c.pose.json")
+    with pytest.raises(GenGeoError, match="belongs to another model"):
+        opened(encoder, models, tmp_path, tmp_path / "c.json")
+
+
+def test_open_finder_keeps_given_pictures_and_features(encoder, models, tmp_path):
+    pictures, features = Pictures(), {"known": Stored("head", {})}
+    found = opened(encoder, models, tmp_path, pose=PoseSettings(pictures=pictures, features=features)).settings
+    assert found.pictures is pictures and found.features is features
