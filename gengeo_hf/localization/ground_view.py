@@ -74,7 +74,7 @@ def ground_view(
         return None
     known = stated.bearing
     one = replace(stated, heading=known)  # "unknown" would give eight rolled panoramas
-    picture = pictures(photo, one, canvas, encoder.patch)[0]
+    picture = pictures(Photo(photo.image), one, canvas, encoder.patch)[0]  # not the heading of its file again
     prior = heading_prior or heading_prior_of(photo, camera)
     if picture.own_size:
         pixels = torch.from_numpy(np.array(picture.image)).permute(2, 0, 1)[None]
