@@ -100,7 +100,8 @@ def test_view_cone_opens_in_the_direction_of_view():
 def test_view_cone_has_a_length_of_25_m_and_an_angle_of_40_degrees():
     place = Place(1, 60.0, 25.0, 0.9, "t", heading=30.0)
     corners = [
-        offset(60.0, 25.0, 25 * math.sin(math.radians(turn)), 25 * math.cos(math.radians(turn))) for turn in (50, 30, 10)
+        offset(60.0, 25.0, 25 * math.sin(math.radians(turn)), 25 * math.cos(math.radians(turn)))
+        for turn in (50, 30, 10)
     ]
     np.testing.assert_allclose(view_cone(place), [(60.0, 25.0), *corners, (60.0, 25.0)], rtol=0, atol=1e-12)
     north = view_cone(Place(1, 60.0, 25.0, 0.9, "t"))

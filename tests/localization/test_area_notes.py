@@ -10,7 +10,6 @@ from gengeo_hf.localization.area_notes import far_note
 from tests.stubs import ListSource, StubEncoder
 
 
-
 @pytest.fixture(scope="module")
 def index(tmp_path_factory):
     """An index of 30 tiles, 100 m apart to the east."""

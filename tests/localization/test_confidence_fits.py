@@ -77,9 +77,7 @@ def test_rest_probabilities_are_a_softmax_with_one_more_outcome():
 
 def test_logistic_has_known_values_and_no_overflow():
     weights, features = np.array([0.5, 2.0, -1.0]), np.array([[0.25, 1.0], [1.0, 0.5], [0.0, 1e6], [1e6, 0.0]])
-    np.testing.assert_allclose(
-        logistic(weights, features), [0.5, 1 / (1 + math.exp(-2)), 0, 1], rtol=1e-12, atol=1e-20
-    )
+    np.testing.assert_allclose(logistic(weights, features), [0.5, 1 / (1 + math.exp(-2)), 0, 1], rtol=1e-12, atol=1e-20)
 
 
 def scored_features(share, seed=3, count=400):

@@ -96,9 +96,7 @@ def test_fit_states_the_quality_on_photos_that_it_did_not_see():
 
 def test_trade_has_thresholds_from_0_to_90_percent(monkeypatch):
     stated = np.concatenate([np.full(15, 0.5), np.full(15, 0.95)])
-    monkeypatch.setattr(
-        "gengeo_hf.localization.confidence.held_out", lambda photos: (stated, np.zeros(1), np.zeros(1))
-    )
+    monkeypatch.setattr("gengeo_hf.localization.confidence.held_out", lambda photos: (stated, np.zeros(1), np.zeros(1)))
     answers, truth = answered(30, np.arange(30) % 5 > 0)  # 12 of each half are right
     trade = Calibration.fit(answers, truth, "f", 7, 50.0).trade
     assert [row[0] for row in trade] == pytest.approx([0.1 * n for n in range(10)])

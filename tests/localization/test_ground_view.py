@@ -92,5 +92,5 @@ def test_ground_view_of_a_panorama_for_a_model_of_photos_is_not_rolled(ordinary)
 
 def test_ground_view_without_a_field_of_view_is_none_and_a_heading_out_of_range_raises_an_error(ordinary):
     assert ground_view(ordinary, None, noise((30, 20)), CameraView(heading=10.0)) is None
-    with pytest.raises(GenGeoError, match="lies in 0..360 degrees"):
+    with pytest.raises(GenGeoError, match=r"lies in 0\.\.360 degrees"):
         ground_view(ordinary, None, noise((30, 20)), CameraView(fov=90.0, heading=361.0))

@@ -120,7 +120,7 @@ def test_locate_many_searches_each_photo_around_its_own_position(wide, tmp_path)
             source.images[30].save(path)
     localizer = GeoLocalizer(StubEncoder(), index)
     found = list(localizer.locate_many(paths, exif_radius_m=500.0))
-    assert [[place.tile_id for place in answer.places[:1]] for answer in found] == [["noise-10"], ["noise-30"], ["noise-80"]]
+    assert [answer.best.tile_id for answer in found] == ["noise-10", "noise-30", "noise-80"]
     assert [len(answer.places) for answer in found] == [1, 5, 1]
     assert [answer.exif_is_prior for answer in found] == [True, False, True]
     plain = list(localizer.locate_many(paths))

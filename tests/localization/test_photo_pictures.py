@@ -102,17 +102,22 @@ def test_pictures_with_an_unknown_heading_are_eight_turns():
         assert np.array_equal(np.asarray(turn.image), np.roll(pixels, 14 * number, axis=1))
 
 
-@pytest.mark.parametrize(("camera", "canvas", "notes"), [
-    (CameraView(fov=360.0), CANVAS, ["no heading in the file: assumed to be aligned with north"]),
-    (CameraView(fov=360.0), None, []),
-    (CameraView(fov=360.0, heading=0.0), CANVAS, []),
-    (CameraView(pitch=5.0), CANVAS, ["field of view unknown: assumed to be a panorama; state it (--fov DEGREES)"]),
-    (CameraView(fov=70.0, pitch=5.0), CANVAS, ["levelled by pitch 5 and roll 0 degrees"]),
-    (CameraView(fov=70.0, roll=-5.0), None, [
-        "pitch and roll are not used: this model was trained with ordinary photos"
-    ]),
-    (CameraView(fov=70.0, pitch=80.0), CANVAS, ["pitch 80 and roll 0 are too large to be levelled: not used"]),
-])
+@pytest.mark.parametrize(
+    ("camera", "canvas", "notes"),
+    [
+        (CameraView(fov=360.0), CANVAS, ["no heading in the file: assumed to be aligned with north"]),
+        (CameraView(fov=360.0), None, []),
+        (CameraView(fov=360.0, heading=0.0), CANVAS, []),
+        (CameraView(pitch=5.0), CANVAS, ["field of view unknown: assumed to be a panorama; state it (--fov DEGREES)"]),
+        (CameraView(fov=70.0, pitch=5.0), CANVAS, ["levelled by pitch 5 and roll 0 degrees"]),
+        (
+            CameraView(fov=70.0, roll=-5.0),
+            None,
+            ["pitch and roll are not used: this model was trained with ordinary photos"],
+        ),
+        (CameraView(fov=70.0, pitch=80.0), CANVAS, ["pitch 80 and roll 0 are too large to be levelled: not used"]),
+    ],
+)
 def test_camera_notes_state_the_assumptions(camera, canvas, notes):
     image = Image.new("RGB", (30, 20))
     assert camera_notes(Photo(image, PhotoMetadata(notes=("corrected",))), camera, canvas) == ["corrected", *notes]

@@ -188,7 +188,8 @@ def test_search_adds_the_stated_heading_and_the_roll(encoder, models, photo, mon
     assert "rough" in note and [place.pose for place in found] == ["search"] * 3
     assert {place.heading for place in found} == {60.0} and {place.uncertainty_m for place in found} == {5.0}
     for place, hit in zip(found, HITS, strict=True):
-        assert (place.lat, place.lon) == pytest.approx(tuple(map(float, offset(hit.lat, hit.lon, 3.0, -4.0))), abs=1e-12)
+        expected = offset(hit.lat, hit.lon, 3.0, -4.0)
+        assert (place.lat, place.lon) == pytest.approx((float(expected[0]), float(expected[1])), abs=1e-12)
     assert calls[1][:2] == ((3, 28, 112), (3, 56, 42)) and calls[1][2] == pytest.approx((60.0, 48.0))
     assert [call[3:] for call in calls] == [(0.0, 5)] * 3
     # A stated "unknown" also discards the heading of the file, so that nothing is added.
