@@ -61,6 +61,24 @@ def test_locate_many_encodes_32_photos_together_by_default(wide):
         assert [answer.best.tile_id for answer in answers] == [f"noise-{row}" for row in range(33)]
 
 
+def test_locate_searches_the_same_number_of_tiles_for_up_to_ten_places(wide, monkeypatch):
+    index, source = wide
+    requested, search = [], index.search
+
+    def recorded(descriptors, k, *more):
+        requested.append(k)
+        return search(descriptors, k, *more)
+
+    monkeypatch.setattr(index, "search", recorded)
+    localizer = GeoLocalizer(StubEncoder(), index)
+    for top in (1, 10, 11, 20):
+        localizer.locate(source.images[0], top=top)
+    least = requested[0]
+    assert requested == [least, least, least * 11 // 10, least * 2]
+    localizer.locate(source.images[0], top=7, merge=False)
+    assert requested[-1] == 7
+
+
 class Recorded(GeoLocalizer):
     """Answers of a drive whose options are recorded."""
 

@@ -18,6 +18,7 @@ from gengeo_hf.localization.fusion import FusionWeights, fuse
 from gengeo_hf.localization.photos import Photo, panorama_canvas
 from gengeo_hf.localization.pose import PoseFinder, PoseSettings, open_finder
 from gengeo_hf.localization.pose_calibration import PoseCalibration
+from gengeo_hf.pose.head import PoseHead
 from gengeo_hf.pose.posterior import Poses
 from tests.localization.pose_models import Tiles, small_encoder, small_head, tile_hit
 
@@ -149,6 +150,28 @@ def test_headings_of_a_wider_head_are_limited_to_the_prior_of_the_photo(encoder)
     assert relative("known", "45", [-40.0, -0.5, 0.0, 0.5, 40.0]) == [0.0]
 
 
+def test_candidate_headings_are_those_of_the_head_around_the_stated_heading(encoder, models, photo, monkeypatch):
+    headings, scores = [], PoseHead.scores
+
+    def recorded(self, *given):
+        headings.append(given[-1])
+        return scores(self, *given)
+
+    monkeypatch.setattr(PoseHead, "scores", recorded)
+    half = Photo(photo.image.crop((0, 0, 56, 28)))  # not rolled
+    for stated in (20.0, 350.0):
+        headings.clear()
+        found = finder(encoder, models / "45", heading_prior="45")
+        places, _ = found.refine(half, CameraView(fov=180.0, heading=stated), HITS[:1], [merge_votes([HITS[0]], 1)])
+        assert sorted(headings[0]) == sorted((stated + gap) % 360 for gap in range(-40, 50, 10))
+        assert 0 <= places[0].heading < 360 and abs((places[0].heading - stated + 180) % 360 - 180) <= 40
+
+
+def test_fused_heading_of_360_degrees_is_zero(encoder, models, photo):
+    weights = FusionWeights(tiles=2, enabled=True)
+    assert refined(finder(encoder, models / "known", fusion=weights), photo, heading=360.0)[0][0].heading == 0.0
+
+
 def test_fused_places_are_the_peaks_of_the_map_of_the_first_tiles(encoder, models, photo):
     weights = FusionWeights(cosine=0.5, evidence=0.25, scale=10.0, tiles=2, enabled=True)
     camera, places = CameraView(fov=360.0, heading=30.0), [merge_votes([HITS[1]], 1), merge_votes([HITS[2]], 2)]
@@ -192,6 +215,8 @@ def test_search_adds_the_stated_heading_and_the_roll(encoder, models, photo, mon
         assert (place.lat, place.lon) == pytest.approx((float(expected[0]), float(expected[1])), abs=1e-12)
     assert calls[1][:2] == ((3, 28, 112), (3, 56, 42)) and calls[1][2] == pytest.approx((60.0, 48.0))
     assert [call[3:] for call in calls] == [(0.0, 5)] * 3
+    ordinary = PoseFinder(encoder, models / "none", None, PoseSettings(pictures=Pictures()))  # does not roll
+    assert {place.heading for place in refined(ordinary, photo, heading=70.0)[0]} == {60.0}
     # A stated "unknown" also discards the heading of the file, so that nothing is added.
     compass = Photo(photo.image, PhotoMetadata(camera=CameraView(heading=80.0)))
     found, _ = refined(finder(encoder, models / "none"), compass, heading="unknown")
