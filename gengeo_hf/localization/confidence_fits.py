@@ -65,8 +65,8 @@ def score_and_lead(scores: np.ndarray) -> tuple[float, float]:
 
 def rest_probabilities(weights: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Probability of each further place, given that the first is wrong; the rest up to 1 is "none of them"."""
-    utility = np.exp(np.clip(weights[0] + weights[1] * (scores[1:] - scores[0]), -50, 50))
-    found: np.ndarray = utility / (1 + utility.sum())
+    utility = weights[0] + weights[1] * (scores[1:] - scores[0])
+    found: np.ndarray = np.exp(utility - np.logaddexp.reduce(utility, initial=0.0))
     return found
 
 
@@ -94,10 +94,10 @@ def fit_rest(photos: Sequence[HeldOutPhoto]) -> tuple[float, float]:
     rows = np.arange(len(wrong))
 
     def loss(weights: np.ndarray) -> float:
-        utility = np.where(known, np.exp(np.clip(weights[0] + weights[1] * behind, -50, 50)), 0.0)
-        total = 1 + utility.sum(axis=1)
-        chosen = np.where(outcome < 0, 1.0, utility[rows, outcome])
-        return float(np.log(total / np.maximum(chosen, 1e-30)).mean() + RIDGE * weights @ weights / 2)
+        utility = np.where(known, weights[0] + weights[1] * behind, -np.inf)
+        total = np.logaddexp.reduce(utility, axis=1, initial=0.0)
+        chosen = np.where(outcome < 0, 0.0, utility[rows, outcome])
+        return float((total - chosen).mean() + RIDGE * weights @ weights / 2)
 
     found = minimize(loss, np.array([-2.0, 0.0]), method="Nelder-Mead", options={"maxiter": 300}).x
     return float(found[0]), float(found[1] / scale)
@@ -118,7 +118,7 @@ def radius_factors(photos: Sequence[HeldOutPhoto]) -> tuple[float, ...]:
     ratios = np.sort([photo.ratio for photo in photos if photo.right == 0 and photo.ratio is not None])
     if len(ratios) < MIN_PHOTOS:
         return ()
-    ranks = [min(len(ratios), int(np.ceil(share * (len(ratios) + 1)))) for share in (0.68, 0.95)]
+    ranks = [int(np.ceil(share * (len(ratios) + 1))) for share in (0.68, 0.95)]  # at most the number of ratios
     return tuple(float(ratios[rank - 1]) for rank in ranks)
 
 
@@ -160,7 +160,8 @@ def auroc(stated: np.ndarray, right: np.ndarray) -> float:
 def logistic(weights: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Probability of each row of features, from bias and weights."""
     logits = weights[0] + features @ weights[1:]
-    return 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
+    probability: np.ndarray = np.exp(-np.logaddexp(0.0, -logits))
+    return probability
 
 
 def fit_logistic(features: np.ndarray, right: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:

@@ -22,7 +22,6 @@ from gengeo_hf.localization.answers import SHARPNESS, Answer, Place
 
 LEAST_REACH_M = 10.0  # minimum reach of a step, for small speeds and tiles
 IN_A_ROW = 4  # maximum number of consecutive frames that are left out
-STEP_COST = 1e-6  # added to every edge: a sparse graph has no edges of weight 0
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,8 @@ def _shortest_path(candidates: Sequence[Sequence[Place]], seconds: np.ndarray, m
     def edges(tail: np.ndarray, head: np.ndarray, cost: np.ndarray, frames: int) -> None:
         tails.append(np.repeat(tail, len(head)).astype(np.int32))  # SciPy 1.14 needs int32
         heads.append(np.tile(head, len(tail)).astype(np.int32))
-        costs.append((cost + (frames - 1) * motion.left_out + frames * STEP_COST).ravel())
+        # `frames` adds the same to every path: a sparse graph has no edges of weight 0
+        costs.append((cost + (frames - 1) * motion.left_out + frames).ravel())
 
     nodes = [np.arange(first[f], first[f + 1]) for f in range(len(counts))]
     start, goal = np.array([0]), np.array([end])

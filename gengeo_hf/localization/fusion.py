@@ -22,6 +22,7 @@ MODE_M = 8.0  # mass within this distance of the mode is its probability
 LEAST_MASS = 1e-6  # positions of less probability are dropped
 COSINE_WEIGHTS = (0.25, 0.5, 1.0, 2.0)
 EVIDENCE_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
+STRIDE = 1 << 32  # more than the number of cells from south to north
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def fuse(tiles: Sequence[TilePosterior], log_weights: np.ndarray, count: int = 1
     points, mass, owner = _points(tiles, log_weights, lat, lon)
     modes = []
     for _ in range(count):
-        if not len(mass) or mass.sum() < LEAST_MASS:
+        if not len(mass):
             break
         peak = _peak(points, mass)
         distance = np.hypot(*(points - peak).T)
@@ -151,14 +152,13 @@ def _peak(points: np.ndarray, mass: np.ndarray) -> np.ndarray:
     """Centre of the cell with the most mass after smoothing: (2,) metres."""
     cells, inverse = np.unique(np.floor(points / CELL_M).astype(np.int64), axis=0, return_inverse=True)
     total = np.bincount(inverse.ravel(), mass)
-    base = cells.min(axis=0) - 3
-    stride = int(cells[:, 1].max() - base[1]) + 8
-    keys = (cells[:, 0] - base[0]) * stride + cells[:, 1] - base[1]  # sorted, as `np.unique` sorts rows
+    keys = cells[:, 0] * STRIDE + cells[:, 1]  # sorted, as `np.unique` sorts rows
     smooth = np.zeros(len(keys))
     for east, north in itertools.product(range(-3, 4), repeat=2):
         weight = np.exp(-0.5 * (east**2 + north**2) * (CELL_M / BLUR_M) ** 2)
-        adjacent = np.searchsorted(keys, keys + east * stride + north).clip(max=len(keys) - 1)
-        smooth += weight * np.where(keys[adjacent] == keys + east * stride + north, total[adjacent], 0.0)
+        wanted = keys + east * STRIDE + north
+        adjacent = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
+        smooth += weight * np.where(keys[adjacent] == wanted, total[adjacent], 0.0)
     centre: np.ndarray = (cells[int(smooth.argmax())] + 0.5) * CELL_M
     return centre
 
@@ -198,7 +198,7 @@ def fit_weights(
             best, best_right = weights, right
     changed = int((best_right != plain).sum())
     gain = float(best_right.mean() - plain.mean())
-    enabled = gain > np.sqrt(max(changed, 1)) / len(plain)
+    enabled = gain > np.sqrt(changed) / len(plain)
     return FusionWeights(best.cosine, best.evidence, scale, tiles, bool(enabled), 100 * gain, len(plain))
 
 

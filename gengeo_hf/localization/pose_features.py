@@ -12,6 +12,7 @@ import torch
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.data.loading import resize_images
 from gengeo_hf.index.pose_features import StoredFeatures, features_path, write_features
+from gengeo_hf.localization.sources import batched
 from gengeo_hf.pose.head import FOLDER, PoseHead, heads_of
 from gengeo_hf.pose.tokens import check_head, normalised, patch_tokens
 
@@ -69,15 +70,15 @@ def _blocks(
     """Yield ids and keys in blocks: first the stored ones, then new ones."""
     wanted = index.tiles["tile_id"].to_pylist()
     done: set[str] = set()
-    for start in range(0, len(wanted), 1024):
-        found = {} if present is None else present.keys(wanted[start : start + 1024])
+    for ids in batched(wanted, 1024):
+        found = {} if present is None else present.keys(ids)
         if found:
             done |= set(found)
             yield list(found), np.stack(list(found.values()))
     rows = {tile: row for row, tile in enumerate(imagery.table["tile_id"].to_pylist())}
     missing = [tile for tile in wanted if tile not in done and tile in rows]
-    for start in range(0, len(missing), batch_size):
-        images = {tile: imagery.read(rows[tile]) for tile in missing[start : start + batch_size]}
+    for ids in batched(missing, batch_size):
+        images = {tile: imagery.read(rows[tile]) for tile in ids}
         images = {tile: image for tile, image in images.items() if image is not None}
         if not images:
             continue
