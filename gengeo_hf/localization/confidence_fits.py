@@ -84,12 +84,13 @@ def fit_rest(photos: Sequence[HeldOutPhoto]) -> tuple[float, float]:
     wrong = [photo for photo in photos if photo.right != 0 and len(photo.scores) > 1]
     if not wrong:
         return -2.0, 0.0
-    behind = np.full((len(wrong), max(len(photo.scores) for photo in wrong) - 1), -np.inf)
+    shape = len(wrong), max(len(photo.scores) for photo in wrong) - 1
+    behind, known = np.zeros(shape), np.zeros(shape, dtype=bool)
     for row, photo in enumerate(wrong):
-        behind[row, : len(photo.scores) - 1] = photo.scores[1:] - photo.scores[0]
-    known = np.isfinite(behind)
+        further = photo.scores[1:] - photo.scores[0]
+        behind[row, : len(further)], known[row, : len(further)] = further, True
     scale = float(behind[known].std()) + 1e-6
-    behind = np.where(known, behind / scale, 0.0)
+    behind /= scale
     outcome = np.array([-1 if photo.right is None else photo.right - 1 for photo in wrong])
     rows = np.arange(len(wrong))
 

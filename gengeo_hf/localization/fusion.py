@@ -22,7 +22,7 @@ MODE_M = 8.0  # mass within this distance of the mode is its probability
 LEAST_MASS = 1e-6  # positions of less probability are dropped
 COSINE_WEIGHTS = (0.25, 0.5, 1.0, 2.0)
 EVIDENCE_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
-STRIDE = 1 << 32  # more than the number of cells from south to north
+STRIDE = np.iinfo(np.int32).max  # more than the number of cells from south to north
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,8 @@ def test_locate_many_searches_each_photo_around_its_own_position(wide, tmp_path)
     assert [answer.best.tile_id for answer in found] == ["noise-10", "noise-30", "noise-80"]
     assert [len(answer.places) for answer in found] == [1, 5, 1]
     assert [answer.exif_is_prior for answer in found] == [True, False, True]
+    two = localizer.locate_many(paths[::2], exif_radius_m=500.0)
+    assert [answer.best.tile_id for answer in two] == ["noise-10", "noise-80"]
     plain = list(localizer.locate_many(paths))
     assert {answer.best.tile_id for answer in plain} == {"noise-30"} and not any(a.exif_is_prior for a in plain)
 
