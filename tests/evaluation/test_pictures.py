@@ -3,6 +3,8 @@
 `coverage` gives the part of each pixel that a colour covers, so that sums are lengths and areas in pixels.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
@@ -85,7 +87,7 @@ def test_strip_places_tiles_in_a_row_and_the_true_tile_after_a_line():
     assert grey[GAP + 1 : GAP + SIDE - 1].sum(axis=1) == pytest.approx(1, abs=0.1)  # one pixel wide
     middle = (grey.sum(axis=0) * np.arange(-3, 4)).sum() / grey.sum()
     assert middle == pytest.approx(0, abs=0.3)
-    assert grey.sum(axis=0).max() == pytest.approx(SIDE, abs=1.5) and grey[: GAP - 2].sum() == 0
+    assert grey.sum(axis=0).max() > 0.85 * SIDE and grey[: GAP - 2].sum() == 0
     assert grey[GAP + SIDE + 2 :].sum() == 0
 
 
@@ -193,7 +195,7 @@ def test_strip_draws_a_badge_with_the_sign_of_the_label(label):
     points = np.stack([x - (SIDE - 19), y - 19], axis=-1)
     from_centre = np.linalg.norm(points, axis=-1)
     corners = SIGNS[label]
-    lines = [pair for pair in zip(corners, corners[1:], strict=False) if None not in pair]
+    lines = [pair for pair in itertools.pairwise(corners) if None not in pair]
     to_sign = np.min([distance(points, *pair) for pair in lines], axis=0)
     shorter = [(np.dot((0.85, 0.15), (a, b)), np.dot((0.15, 0.85), (a, b))) for a, b in lines]  # without the ends
     in_sign = np.min([distance(points, *pair) for pair in shorter], axis=0)

@@ -124,7 +124,7 @@ def panel(east, north, to_east, to_north, error, lat=60.0, lon=25.0):
 def test_error_map_draws_positions_in_metres_from_the_middle():
     # Four queries in 1600 x 400 m; the third answer lies inside, the fourth too far north.
     east, north = np.array([0, 1600, 100, 300.0]), np.array([0, 100, 400, 50.0])
-    to_east, to_north = east + [0, 50, 500, 0], north + [10, 0, -300, 4000]
+    to_east, to_north = east + np.array([0, 50, 500, 0]), north + np.array([10, 0, -300, 4000])
     axes = panel(east, north, to_east, to_north, [10, 50, 51, 4000])
     lines, found, lost, wrong = drawn(axes)
     np.testing.assert_allclose(found, [[-800, -200], [800, -100]], atol=0.01)  # 50 m is found, 51 m is not
