@@ -107,8 +107,8 @@ def test_protocol_is_restored_from_a_result_of_another_version():
         ("cvusa", "test", "cvusa"),
         ("cvusa", "train", "cvusa:train"),
         ("table", "validation", "table@validation"),
-        ("parquet", "validation", "parquet:validation"),
-        ("parquet", "test", "parquet:test"),
+        ("webdataset", "validation", "webdataset:validation"),
+        ("webdataset", "test", "webdataset:test"),
     ],
 )
 def test_default_protocol_is_the_published_one_of_data_set_and_split(dataset, split, name):
