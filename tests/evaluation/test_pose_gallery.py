@@ -11,8 +11,9 @@ from gengeo_hf.evaluation import pose_gallery
 from gengeo_hf.evaluation.pose_gallery import Candidates, evaluate_gallery, find_candidates, fused_answer
 from gengeo_hf.localization.fusion import FusionWeights, TilePosterior
 from gengeo_hf.pose.estimate import errors_of_head
-from gengeo_hf.pose.fitting import FitSettings, fit_head
+from gengeo_hf.pose.head import PoseConfig, PoseHead
 from gengeo_hf.pose.samples import PosePairs
+from gengeo_hf.pose.tokens import encoder_fingerprint
 from tests.pose.toy import toy_pairs
 
 LAT, LON = 60.0, 25.0
@@ -74,11 +75,19 @@ def test_most_similar_tiles_of_each_photo_in_any_block_equal_a_sort(monkeypatch,
         torch.testing.assert_close(values, scores[rows])
 
 
-def test_find_candidates_gives_the_pose_in_the_most_similar_tile(tiny_model, tiny_processor, tmp_path):
-    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
-    head = fit_head(
-        encoder, toy_pairs(45), tmp_path / "known", FitSettings(steps=5, views=1, batch_size=32, held_out=15)
+def random_head(encoder):
+    """Head with random weights for the tokens of an encoder."""
+    torch.manual_seed(1)
+    size = int(encoder.model.config.backbone_config.hidden_size)
+    config = PoseConfig(
+        token_dim=size, ground_rows=2, heading_prior="known", tile_m=[40.0, 90.0], encoder=encoder_fingerprint(encoder)
     )
+    return PoseHead(config).eval()
+
+
+def test_find_candidates_gives_the_pose_in_the_most_similar_tile(tiny_model, tiny_processor):
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
+    head = random_head(encoder)
     data = toy_pairs(7, seed=3, shift_m=15)
     found = find_candidates(encoder, head, data, tiles=3, batch_size=4)
     whole = find_candidates(encoder, head, data)
@@ -92,7 +101,7 @@ def test_find_candidates_gives_the_pose_in_the_most_similar_tile(tiny_model, tin
         assert [one.lat for one in tiles] == lat[order[photo]].tolist()
         assert [one.cosine for one in tiles] == pytest.approx((ground @ aerial.T)[photo, order[photo]], abs=1e-4)
     np.testing.assert_allclose(found.truth, np.transpose([data.queries["lat"][:], data.queries["lon"][:]]))
-    assert found.scale == pytest.approx(min(100.0, float(tiny_model.logit_scale.exp())))
+    assert found.scale == pytest.approx(min(100.0, float(tiny_model.logit_scale.detach().exp())))
     # In the true tile, the error is that of the evaluation without a gallery.
     pairs = PosePairs.of(data, encoder.processor)
     errors = errors_of_head(encoder, head, pairs, np.arange(7), np.random.default_rng(0)).error_m

@@ -188,8 +188,9 @@ def test_error_map_across_the_date_line_equals_that_elsewhere():
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Do not render the curves, which takes most of the time of a report."""
+    """Do not render curves and strips, which takes most of the time of a report."""
     monkeypatch.setattr(report, "_drawn", lambda figure: Image.new("RGB", (200, 200)))
+    monkeypatch.setattr(pictures, "strip", lambda *given, **more: Image.new("RGB", (200, 50)))
 
 
 def altered(path, directory, file, **changes):
@@ -243,7 +244,7 @@ def test_write_report_states_metrics_groups_and_figures_on_the_page(paths, quick
     pages = []
     monkeypatch.setattr(report, "write_page", lambda page, path: pages.append((page, path)))
     images = report.Images(lambda row: Image.new("RGB", (90, 30)), lambda tile: Image.new("RGB", (40, 40)))
-    report.write_report(paths[:1], tmp_path / "out", images)
+    report.write_report(paths[:1], tmp_path / "out", images, num_strips=1)
     ((page, path),) = pages
     summary = Result.load(paths[0]).summary
     metrics, intervals = summary["metrics"], summary["intervals"]
