@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gengeo_hf.common.drawing import FAINT, GRID, INK, PAPER
-from gengeo_hf.common.errors import MissingExtraError
+from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 from gengeo_hf.common.geo import EARTH_RADIUS_M
 from gengeo_hf.evaluation.intervals import Groups, mean_interval
 from gengeo_hf.evaluation.pictures import COLOURS
@@ -126,12 +126,17 @@ def error_map(
         areas: Area of each query; the largest areas get a panel each.
         right_m: Largest distance of a found query, metres.
         panels: Maximum number of panels.
+
+    Raises:
+        GenGeoError: No query has a known error.
     """
     known = np.isfinite(error_m)
     names = np.array(["all queries" if not areas or area is None else area for area in (areas or lat)], dtype=object)
     sizes = {str(name): int((known & (names == name)).sum()) for name in sorted(set(names))}
     # Areas without any known position are skipped.
     largest = sorted((name for name in sizes if sizes[name]), key=lambda name: -sizes[name])[:panels]
+    if not largest:
+        raise GenGeoError("no query has a known error in metres: there is nothing to draw on a map")
     columns = min(2, len(largest))
     rows = -(-len(largest) // columns)
     figure, grid = _figure(5.2 * columns, 4.9 * rows + 0.4, rows, columns)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.evaluation import plots
 from gengeo_hf.evaluation.distractors import DistractorCurve, GallerySize
 from gengeo_hf.evaluation.pictures import COLOURS
@@ -160,6 +161,12 @@ def test_error_map_of_one_query_shows_a_thousandth_of_a_degree():
     axes = panel([0], [0], [0], [5], [5])
     assert axes.get_xlim() == (pytest.approx(-1.06 * METRE / 2000), pytest.approx(1.06 * METRE / 2000))
     np.testing.assert_allclose(drawn(axes)[1], [[0, 0]], atol=1e-6)
+
+
+def test_error_map_without_a_known_error_raises_an_error():
+    unknown = np.array([np.nan, np.inf])
+    with pytest.raises(GenGeoError, match="no query has a known error in metres"):
+        plots.error_map(*np.ones((4, 2)), unknown)
 
 
 def test_error_map_around_the_world_measures_from_the_first_query():

@@ -259,8 +259,9 @@ def test_write_report_states_metrics_groups_and_figures_on_the_page(paths, quick
     assert [value for value, _ in page.headline[:3]] == [f"{100 * metrics[name]:.1f} %" for name in names[:3]]
     curves, strips = page.sections
     assert (curves.side_by_side, strips.side_by_side, len(curves.figures)) == (True, False, 3)
+    assert [figure.caption.split()[0] for figure in curves.figures] == ["Share", "Distance", "mine:"]
     groups = group_failures(Result.load(paths[0]).queries)
-    assert len(strips.figures) == 1 + len(groups)
+    assert [figure.caption.split(":")[0] for figure in strips.figures] == ["found", *groups]
     with pytest.raises(dataclasses.FrozenInstanceError):
         images.photo = None
 
