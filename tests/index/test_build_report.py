@@ -158,3 +158,35 @@ def test_build_of_an_existing_index_needs_overwrite_or_add(tmp_path):
     with pytest.raises(GenGeoError, match="another model"):
         build_index(StubEncoder("other"), ListSource(2, "x"), tmp_path / "idx", add=True)
     assert build_index(StubEncoder("other"), ListSource(2, "x"), tmp_path / "idx", overwrite=True).tiles == 2
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "fusion"),
+    [
+        ((60.0,), {}, ""),
+        ((60.0, 30.0), {}, "mean"),
+        ((60.0, 30.0), {"fusion": "max"}, "max"),
+        (None, {"fusion": "max"}, ""),
+    ],
+)
+def test_build_stores_a_fusion_only_for_several_ground_sizes(tmp_path, sizes, options, fusion):
+    source = ListSource(2)
+    if sizes:
+        source.tile_sizes = sizes
+    build_index(StubEncoder(), source, tmp_path / "idx", **options)
+    assert read_manifest(tmp_path / "idx").fusion == fusion
+
+
+def test_report_of_a_build_names_unreadable_tiles_before_those_without_content(tmp_path):
+    reason = sorted(REASONS)[0]
+
+    class Plain(ListSource):
+        def read(self, row):
+            if row < 12:
+                raise GenGeoError(reason)
+            return super().read(row)
+
+    report = build_index(StubEncoder(), Plain(20, broken=[17]), tmp_path / "idx")
+    assert report.broken == ["tile 17 is damaged", *[reason] * 9]
+    assert (report.tiles, report.broken_count, report.by_content) == (7, 13, {reason: 12})
+    assert read_manifest(tmp_path / "idx").left_out.reasons == {reason: 12, "unreadable": 1}

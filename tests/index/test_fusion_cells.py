@@ -97,3 +97,9 @@ def test_cell_search_begins_with_eight_tiles_for_each_cell_and_size_and_at_least
 
     monkeypatch.setattr(Version, "search", recorded)
     assert len(found(index, k)) == min(k, 3) and depths == [depth]
+
+
+def test_index_without_a_fusion_takes_that_of_an_added_index(tmp_path):
+    one = index_of(tmp_path / "one", ["s"], "")
+    one.add(Encoder, index_of(tmp_path / "more", ["w30", "w60"], "max"))
+    assert one.manifest.fusion == "max" and found(one) == [("s", 0.6), ("w30", 0.5)]

@@ -141,3 +141,17 @@ def test_join_of_an_index_adds_its_reasons_and_rights(index, encoder, tmp_path):
     again = GeoIndex.build(encoder, ListSource(2, "third", empty=[1]), tmp_path / "third")
     index.add(encoder, again)
     assert index.manifest.left_out.reasons == {"no data": 2, "unreadable": 1}
+
+
+def test_check_model_of_another_input_scale_names_both_scales(index):
+    encoder = StubEncoder("scaled")
+    encoder.preprocessing = {"input_scale": 0.5}
+    with pytest.raises(GenGeoError, match=r"was made at input scale 1, this model encodes at 0\.5"):
+        index.check_model(encoder)
+
+
+def test_compact_keeps_pictures_if_only_some_segments_have_them(index, encoder):
+    index.add(encoder, ListSource(3, "more", seed=1), thumbnail_pixels=0)
+    before = index.thumbnails(["noise-4", "more-1"])
+    index.compact()
+    assert before.keys() == {"noise-4"} and index.thumbnails(["noise-4", "more-1"]) == before

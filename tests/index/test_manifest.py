@@ -1,10 +1,13 @@
 """Fields of the manifest: limits, defaults of absent fields, history."""
 
 import json
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
 
+from gengeo_hf.index import manifest as manifest_module
+from gengeo_hf.index.cluster import WorkerReport
+from gengeo_hf.index.hits import Hit
 from gengeo_hf.index.manifest import (
     Build,
     Contents,
@@ -20,6 +23,8 @@ from gengeo_hf.index.manifest import (
     new_manifest,
     read_manifest,
 )
+from gengeo_hf.index.plan import IndexPlan
+from gengeo_hf.index.work import Work
 
 HASH = "0" * 64
 FILES = dict.fromkeys(("descriptors.npy", "tiles.arrow", "blocks.npy"), FileRecord(1, HASH))
@@ -124,3 +129,23 @@ def test_content_id_has_twelve_digits_and_changes_with_removed_tiles(manifest):
     tiles = replace(manifest, segments=[replace(segment(), files=FILES | {"tiles.arrow": other})])
     ids = {one.content_id for one in (manifest, whole, fewer, tiles)}
     assert len(ids) == 4 and {len(one) for one in ids} == {12}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(
+            kind
+            for kind in vars(manifest_module).values()
+            if is_dataclass(kind) and kind.__module__ == manifest_module.__name__
+        ),
+        IndexPlan,
+        WorkerReport,
+        Work,
+        Hit,
+    ],
+)
+def test_record_cannot_be_changed(kind):
+    """Records are shared by versions and threads."""
+    with pytest.raises(FrozenInstanceError):
+        setattr(object.__new__(kind), fields(kind)[0].name, 1)

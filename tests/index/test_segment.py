@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -164,3 +165,23 @@ def test_check_files_compares_checksums_unless_only_sizes_are_requested(tmp_path
     check_files(tmp_path, record.checked_files(), checksums=False)
     with pytest.raises(GenGeoError, match="is damaged"):
         check_files(tmp_path, record.checked_files())
+
+
+class Attack:
+    """Creates a directory when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+def test_segment_with_a_pickle_in_place_of_descriptors_does_not_run_it(tmp_path):
+    record = write_segment(tmp_path, rows(11), 2)
+    (tmp_path / record.name / "descriptors.npy").write_bytes(pickle.dumps(Attack(tmp_path / "attacked")))
+    with pytest.raises(GenGeoError, match="cannot be read"):
+        SegmentReader(tmp_path, record, 2)
+    with pytest.raises(ValueError, match="allow_pickle="):
+        segment.add_scan(tmp_path, record, None)
+    assert not (tmp_path / "attacked").exists()
