@@ -263,7 +263,7 @@ def _check_names(config_class: Any, given: dict[str, Any]) -> None:
         if near:
             raise ValueError(f"GenGeoConfig has no setting {name!r}; did you mean {near[0]!r}?")
     if foreign:
-        warnings.warn(f"GenGeoConfig does not know {', '.join(sorted(foreign))}: stored, not used", stacklevel=4)
+        warnings.warn(f"GenGeoConfig does not know {', '.join(sorted(foreign))}: stored, not used", stacklevel=5)
 
 
 # Keys of config.json and arguments that the base class accepts without a field.

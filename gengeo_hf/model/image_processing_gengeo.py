@@ -117,11 +117,9 @@ class GenGeoImageProcessor(PilBackend):
         if isinstance(image, Image.Image):
             rgb = upright_rgb(image) if do_convert_rgb else image
             return np.atleast_3d(np.array(rgb)).transpose(2, 0, 1)
-        if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.shape[0] > 4:
-            array = image.transpose(2, 0, 1)  # the common layout, without the slow inference of transformers
-        else:
-            array = super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
-        if do_convert_rgb and array.shape[0] in (1, 4):  # transformers does not convert arrays of grey or RGBA images
+        # Without the conversion of transformers, which composes transparent arrays over white.
+        array = super().process_image(image, do_convert_rgb=False, **kwargs)
+        if do_convert_rgb and array.shape[0] in (1, 4):
             array = np.repeat(array, 3, axis=0) if array.shape[0] == 1 else _opaque(array)
         return array
 

@@ -51,6 +51,17 @@ def test_processor_grey_arrays_become_three_equal_bands():
         assert np.array_equal(read(same), expected)
 
 
+def test_processor_transparent_arrays_show_the_background():
+    rgba = noise(7, 5, 4)
+    rgba[0, :, 3], rgba[1, :, 3] = 0, 255
+    for same in (rgba, rgba.transpose(2, 0, 1), Image.fromarray(rgba)):
+        found = read(same).astype(int)
+        assert np.abs(found - composed(rgba)).max() <= 1
+        assert (found[:, 0].T == BEHIND).all() and np.array_equal(found[:, 1], rgba[1, :, :3].T)
+    fractions = rgba.astype(np.float32) / 255  # a fourth band of fractions is not a mask of 8 bits
+    assert np.array_equal(read(fractions), fractions[..., :3].transpose(2, 0, 1))
+
+
 def test_processor_transparent_pil_modes_show_the_background():
     rgba = noise(6, 5, 4)
     rgba[..., 3] = np.array([0, 255, 128, 255, 0])
