@@ -83,7 +83,7 @@ def jpegs(tmp_path):
 @pytest.mark.slow
 def test_gpu_script_modules_in_a_minimal_environment_can_be_imported(minimal_environment):
     # data loading, model, loss, GradCache and augmentation; the next test runs the whole script
-    code = "import gpu_world, training_step, gpu_measure, sys; print('datasets' in sys.modules, 'wrapt' in sys.modules)"
+    code = "import gpu_world, training_step, gpu_measure, sys; print({'datasets', 'wrapt'} & {*sys.modules})"
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=BENCHMARKS,
