@@ -1,9 +1,12 @@
-import pytest
+"""Settings of a run: files, overrides, defaults that `--help` shows, limits of values, the command line."""
 
-from gengeo_hf.common.errors import GenGeoError
+import pytest
+import yaml
+
+from gengeo_hf.common.errors import GenGeoError, UsageError
 from gengeo_hf.data import load_pairs
 from gengeo_hf.training import settings as settings_module
-from gengeo_hf.training.settings import Settings, as_dict, format_settings, load_settings
+from gengeo_hf.training.settings import Settings, as_dict, format_settings, load_settings, parse
 
 CONFIGS = sorted(settings_module.CONFIGS.rglob("*.yaml"))
 URBAN = next(path for path in CONFIGS if path.stem == "world_urban")
@@ -173,3 +176,213 @@ def test_defaults_of_a_run_are_the_paper_s_recipe():
     settings = as_dict(Settings(output="x"))
     assert {group: {key: settings[group][key] for key in keys} for group, keys in expected.items()} == expected
     assert settings["seed"] == 0 and settings["evaluate_every"] == 4 and settings["save_every"] == 1
+
+
+# Retyped from the paper (section 4.1.3), docs/recipe.md and training/README.md; data.name and output have no default.
+DEFAULTS = {
+    "output": "???",
+    "seed": 0,
+    "data": {
+        "name": "???",
+        "root": None,
+        "train": {},
+        "validation": {},
+        "in_memory": False,
+        "workers": 2,
+        "ground_size": [154, 770],
+        "aerial_size": [392, 392],
+        "ground_view": None,
+        "aerial_view": None,
+        "auxiliary_view": None,
+        "auxiliary_size": [384, 384],  # AuxGeo
+    },
+    "model": {"init": None, "config": {}},
+    "augment": {"enabled": True, "options": {}},
+    "loss": {"pair": "info_nce", "options": {}, "terms": {}},
+    "sampling": {
+        "batch_size": 256,
+        "micro_batch": None,
+        "keep_frozen": True,
+        "protocol": "gengeo",
+        "first_phase": "geographic",
+        "gps_epochs": 4,
+        "mining_every": 4,
+        "mining_direction": "ground",
+        "neighbours": 64,
+        "pool": 128,
+        "random_share": 0.0,
+        "geographic_share": 0.0,
+        "semi_positives": "banned",
+        "min_negative_distance_m": 0.0,
+        "max_similarity": None,
+        "legacy_degrees": False,
+    },
+    "optimisation": {
+        "epochs": 80,
+        "learning_rate": 1e-4,
+        "learning_rate_batch": None,
+        "batch_rule": "sqrt",
+        "weight_decay": 0.01,
+        "betas": [0.9, 0.999],
+        "warmup": 1 / 80,
+        "final_learning_rate": 0.0,
+        "clip_norm": 1.0,
+        "label_smoothing": 0.1,
+        "mixed_precision": "no",
+        "gradient_checkpointing": False,
+        "ema": None,
+        "sharpness": None,
+        "sharpness_adaptive": True,
+        "compile": None,
+    },
+    "evaluate_every": 4,
+    "save_every": 1,
+    "checkpoint_every": None,
+    "log_every": 20,
+    "tracker": None,
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load a configuration without values of its own, with overrides."""
+    config = tmp_path / "plain.yaml"
+    config.write_text("output: run\ndata: {name: random}\n")
+    return lambda *overrides: load_settings(config, list(overrides))
+
+
+def test_format_settings_shows_documented_defaults():
+    _, _, listed = format_settings().partition("\n\n")
+    shown = yaml.safe_load(listed)
+    shown["optimisation"]["learning_rate"] = float(shown["optimisation"]["learning_rate"])
+    assert shown == DEFAULTS
+
+
+def test_load_settings_file_without_values_has_defaults(load):
+    expected = {**DEFAULTS, "output": "run", "data": {**DEFAULTS["data"], "name": "random"}}
+    assert as_dict(load()) == expected
+    assert as_dict(Settings(output="run"))["data"]["name"] == "???"
+
+
+# Key, smallest value that is allowed, value that is refused.
+MINIMA = [
+    ("seed", 0, -1),
+    ("evaluate_every", 1, 0),
+    ("save_every", 1, 0),
+    ("log_every", 1, 0),
+    ("checkpoint_every", 1, 0),
+    ("data.workers", 0, -1),
+    ("sampling.batch_size", 2, 1),
+    ("sampling.micro_batch", 1, 0),
+    ("sampling.gps_epochs", 0, -1),
+    ("sampling.mining_every", 0, -1),
+    ("sampling.neighbours", 0, -1),
+    ("sampling.min_negative_distance_m", 0, -0.5),
+    ("optimisation.epochs", 1, 0),
+    ("optimisation.learning_rate_batch", 1, 0),
+    ("optimisation.weight_decay", 0, -0.01),
+    ("optimisation.final_learning_rate", 0, -1e-9),
+    ("optimisation.sharpness", 0, -0.1),
+]
+
+
+@pytest.mark.parametrize(("key", "allowed", "refused"), MINIMA)
+def test_load_settings_values_below_minimum_are_refused(load, key, allowed, refused):
+    value = as_dict(load(f"{key}={allowed}"))
+    for part in key.split("."):
+        value = value[part]
+    assert value == allowed
+    with pytest.raises(GenGeoError, match=f"{key} is .*; it must be at least {allowed}"):
+        load(f"{key}={refused}")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "sampling.random_share",
+        "sampling.geographic_share",
+        "optimisation.warmup",
+        "optimisation.label_smoothing",
+    ],
+)
+def test_load_settings_fractions_lie_in_0_to_1(load, key):
+    assert load(f"{key}=0") and load(f"{key}=1")
+    for wrong in (-0.01, 1.01):
+        with pytest.raises(GenGeoError, match=f"{key} is {wrong}; it must lie in 0..1"):
+            load(f"{key}={wrong}")
+
+
+def test_load_settings_pool_holds_neighbours(load):
+    assert load("sampling.pool=1", "sampling.neighbours=1").sampling.pool == 1
+    assert load("sampling.neighbours=128").sampling.neighbours == 128  # as many as the pool
+    with pytest.raises(GenGeoError, match=r"is 129, above sampling\.pool 128"):
+        load("sampling.neighbours=129")
+    with pytest.raises(GenGeoError, match=r"sampling\.pool is 0; it must be at least 1"):
+        load("sampling.neighbours=0", "sampling.pool=0")
+
+
+@pytest.mark.parametrize("key", ["optimisation.learning_rate", "optimisation.clip_norm"])
+def test_load_settings_rates_and_norms_are_positive(load, key):
+    assert load(f"{key}=1e-6")
+    for wrong in ("0", "-1e-6"):
+        with pytest.raises(GenGeoError, match=f"{key} is .*; it must be greater than 0"):
+            load(f"{key}={wrong}")
+    assert load("optimisation.clip_norm=null").optimisation.clip_norm is None
+
+
+def test_load_settings_betas_are_two_numbers_below_1(load):
+    assert load("optimisation.betas=[0.0,0.0]").optimisation.betas == [0.0, 0.0]
+    for wrong in ("[1.0,0.9]", "[0.9,1.0]", "[-0.1,0.9]", "[0.9,-0.1]"):
+        with pytest.raises(GenGeoError, match="both must lie in 0..1, 1 excluded"):
+            load(f"optimisation.betas={wrong}")
+    for wrong in ("[0.9]", "[0.9,0.9,0.9]"):
+        with pytest.raises(GenGeoError, match="it must be two decay rates"):
+            load(f"optimisation.betas={wrong}")
+
+
+def test_load_settings_image_sides_are_positive(load):
+    assert load("data.ground_size=[1,1]", "data.aerial_size=[1,1]").data.ground_size == [1, 1]
+    for wrong in ("ground_size=[0,770]", "ground_size=[154,0]", "aerial_size=[0,392]", "aerial_size=[392,0]"):
+        with pytest.raises(GenGeoError, match="must be positive numbers of pixels"):
+            load(f"data.{wrong}")
+    with pytest.raises(GenGeoError, match=r"data\.auxiliary_size is \[1, 2, 3\]; it must be height and width"):
+        load("data.auxiliary_size=[1,2,3]")
+
+
+def test_load_settings_final_learning_rate_may_equal_learning_rate(load):
+    assert load("optimisation.final_learning_rate=1e-4").optimisation.final_learning_rate == 1e-4
+    with pytest.raises(GenGeoError, match="the rate must fall"):
+        load("optimisation.final_learning_rate=1.1e-4")
+
+
+@pytest.mark.parametrize("key", ["random_share=0.25", "geographic_share=0.25", "min_negative_distance_m=5"])
+def test_load_settings_sample4geo_refuses_other_composition(load, key):
+    name, _, value = key.partition("=")
+    assert getattr(load(f"sampling.{key}").sampling, name) == float(value)
+    with pytest.raises(GenGeoError, match=f"does not support {key}: add sampling.{name}=0"):
+        load("sampling.protocol=sample4geo", f"sampling.{key}")
+    for kind in ("banned", "negative"):
+        assert load("sampling.protocol=sample4geo", f"sampling.semi_positives={kind}").sampling.protocol == "sample4geo"
+
+
+def test_parse_command_line_gives_settings():
+    settings = parse(["--config", "world_urban", "sampling.batch_size=32", "--checkpoint-every", "50"])
+    assert settings.checkpoint_every == 50 and settings.sampling.batch_size == 32
+    assert parse(["--config", "world_urban"]).checkpoint_every is None
+    with pytest.raises(UsageError, match="expected key=value"):
+        parse(["--config", "world_urban", "sampling.batch_size"])
+
+
+def test_parse_without_config_is_usage_error(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(["sampling.batch_size=32"])
+    assert "required: --config" in capsys.readouterr().err
+
+
+def test_training_module_help_shows_defaults(monkeypatch, capsys):
+    import runpy
+
+    monkeypatch.setattr("sys.argv", ["training", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("gengeo_hf.training", run_name="__main__")
+    assert format_settings() in capsys.readouterr().out
