@@ -333,7 +333,7 @@ def test_load_settings_rates_and_norms_are_positive(load, key):
 def test_load_settings_betas_are_two_numbers_below_1(load):
     assert load("optimisation.betas=[0.0,0.0]").optimisation.betas == [0.0, 0.0]
     for wrong in ("[1.0,0.9]", "[0.9,1.0]", "[-0.1,0.9]", "[0.9,-0.1]"):
-        with pytest.raises(GenGeoError, match="both must lie in 0..1, 1 excluded"):
+        with pytest.raises(GenGeoError, match=r"both must lie in 0\.\.1, 1 excluded"):
             load(f"optimisation.betas={wrong}")
     for wrong in ("[0.9]", "[0.9,0.9,0.9]"):
         with pytest.raises(GenGeoError, match="it must be two decay rates"):

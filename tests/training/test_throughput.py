@@ -64,7 +64,7 @@ def meter(monkeypatch):
 
 
 def test_meter_reading_is_exact(meter, monkeypatch):
-    """20 s for 40 pairs of 60 operations on two processes; the loop waited 1 s + 2 s for two batches, 0 s at the end."""
+    """20 s for 40 pairs of 60 operations on two processes; the loop waited 1 s and 2 s for two batches."""
     set_clock(monkeypatch, "perf_counter", [101, 102, 105, 107, 110, 110, 120, 200, 210, 300])
     assert list(meter.watch([3, 4])) == [3, 4]
     meter.pairs += 40
