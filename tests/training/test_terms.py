@@ -8,7 +8,6 @@ import torch
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
-from gengeo_hf.training.objective import TERMS, Objective, Term, build_objective
 from gengeo_hf.training.settings import Settings
 from gengeo_hf.training.terms import AuxiliaryView, Counterfactual, Position
 from tests.conftest import TINY
@@ -138,43 +137,3 @@ def test_counterfactual_encode_equals_formula():
             expected.append(torch.log(1 + torch.exp(2 * (2 * cosine - 2))))
     torch.testing.assert_close(found, torch.stack(expected, dim=1))
     assert term.loss({"losses": found}, None).item() == pytest.approx(found.mean().item())
-
-
-class Constant(Term):
-    """A term of value 3 for every batch."""
-
-    def encode(self, encode, model, part, outputs):
-        return {}
-
-    def loss(self, columns, pair_loss):
-        return torch.tensor(3.0)
-
-
-@pytest.mark.parametrize(("options", "weight"), [(None, 1.0), ({}, 1.0), ({"weight": 0.25}, 0.25)])
-def test_objective_adds_weighted_terms_of_plugins(monkeypatch, options, weight):
-    monkeypatch.setitem(TERMS._parts, "constant", Constant)
-    settings = settings_of()
-    settings.loss.terms = {"constant": options}
-    two = {view: torch.eye(2, 24) for view in ("ground", "aerial")}
-    scale = torch.tensor(math.log(4.0))
-    plain = Objective(model_of(), settings_of()).loss(two, scale, {}).item()
-    # 1 - 0.1 / 2 of the target on the pair, logits 4 and 0
-    assert plain == pytest.approx(math.log(1 + math.exp(-4)) + 0.05 * 4)
-    assert Objective(model_of(), settings).loss(two, scale, {}).item() == pytest.approx(plain + 3 * weight)
-
-
-@pytest.mark.parametrize("pair", ["info_nce", "soft_triplet"])
-def test_objective_of_temperature_one_has_finite_gradient(pair):
-    """A loss without temperature leaves it a gradient of zero."""
-    settings = settings_of()
-    settings.loss.pair = pair
-    scale = torch.zeros((), requires_grad=True)
-    loss = Objective(model_of(), settings).loss({v: torch.eye(3, 24) for v in ("ground", "aerial")}, scale, {})
-    loss.backward()
-    assert math.isfinite(loss.item()) and (scale.grad == 0) == (pair == "soft_triplet")
-
-
-def test_build_objective_without_parameters_adds_no_module():
-    model = model_of()
-    build_objective(model, settings_of())
-    assert not hasattr(model, "objective")
