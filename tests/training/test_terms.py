@@ -1,6 +1,5 @@
 """Terms of the loss: published defaults, grids, and values worked out by hand."""
 
-import math
 from types import SimpleNamespace
 
 import pytest
