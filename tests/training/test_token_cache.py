@@ -154,3 +154,8 @@ def test_build_token_cache_takes_at_most_4_gib(dataset, monkeypatch, capsys, aug
 def test_build_token_cache_is_none_for_images_that_are_not_in_memory(dataset, pairs, tiny_processor):
     assert keep(tiny(), PairSource(dataset, tiny_processor), tiny_processor) is None
     assert keep(tiny(), pairs, tiny_processor) is not None
+
+
+def test_build_token_cache_of_one_pair(tiny_processor):
+    kept = keep(tiny(), PairsInMemory(PairSource(random_pairs(1), tiny_processor)), tiny_processor)
+    assert kept.nbytes == 2 * (17 + 17) * 32 * 4  # mirrored or not, tokens of both views, width, bytes
