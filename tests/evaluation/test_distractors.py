@@ -115,9 +115,9 @@ def test_distractor_curve_leaves_out_tiles_near_a_query_or_in_the_gallery(tmp_pa
 
 @pytest.mark.slow
 def test_command_with_distractors_prints_writes_and_draws_the_curve(tiny_checkpoint, tmp_path):
-    from tests.torture.making import map_tiles
+    from tests.torture.inputs import write_map_tiles
 
-    map_tiles(tmp_path / "far", 5, 6)
+    write_map_tiles(tmp_path / "far", 5, 6)
     pairs = tmp_path / "pairs.csv"
     write_pairs(pairs, 8)
     arguments = ["evaluate", "--model", tiny_checkpoint, "--data", f"table:all {pairs}", "--device", "cpu"]
@@ -133,13 +133,13 @@ def test_command_with_distractors_prints_writes_and_draws_the_curve(tiny_checkpo
 
 
 def write_pairs(path, count):
-    from tests.torture.making import picture
+    from tests.torture.inputs import random_image
 
     rng = np.random.default_rng(5)
     lines = ["ground,aerial,lat,lon"]
     for number in range(count):
         for view in ("g", "a"):
-            picture(rng).save(path.parent / f"{view}{number}.png")
+            random_image(rng).save(path.parent / f"{view}{number}.png")
         lines.append(f"g{number}.png,a{number}.png,{48 + number / 100},11.0")
     path.write_text("\n".join(lines) + "\n")
 
