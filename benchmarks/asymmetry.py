@@ -13,7 +13,6 @@ With `--heading unknown` each panorama is rolled by a random number of patches, 
 """
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,7 @@ def true_shares(
     }
 
 
-def turned(image: Image.Image, patches: int, columns: int) -> Image.Image:
+def rolled(image: Image.Image, patches: int, columns: int) -> Image.Image:
     """Roll a panorama of `columns` patches to the right by some patches."""
     return Image.fromarray(np.roll(np.asarray(image), round(patches * image.width / columns), axis=1))
 
@@ -56,7 +55,7 @@ def measure(
 ) -> dict[str, ClassPreference]:
     """Preference of each view; row i of the gallery is not necessarily the tile of row i of the queries."""
     ground, aerial = GroundImages(world), AerialImages(world)
-    photos = attributions(encoder, (turned(ground[row], turns[row], columns) for row in rows), "ground")
+    photos = attributions(encoder, (rolled(ground[row], turns[row], columns) for row in rows), "ground")
     tiles = attributions(encoder, (aerial[row] for row in rows), "aerial")
     found = {"ground": photos, "aerial": tiles}
     return {view: class_preference([x.kept for x in kept], shares[view]) for view, kept in found.items()}
@@ -73,7 +72,7 @@ def pointing(encoder: Encoder, world: Any, rows: list[int]) -> float:
     )
 
 
-def described(name: str, found: dict[str, ClassPreference]) -> list[str]:
+def format_table(name: str, found: dict[str, ClassPreference]) -> list[str]:
     """Format the table of one model."""
     lines = [name, " " * 9 + "".join(f"|{view:^39}" for view in found)]
     lines.append(" " * 9 + "|   area   kept  ratio  (95 %)     beyond" * 2)
@@ -88,9 +87,9 @@ def described(name: str, found: dict[str, ClassPreference]) -> list[str]:
             cells.append(f"{shares}  {interval:<11}{view.beyond_position[number]:6.2f}")
         lines.append(f"{label:<9}" + "".join(cells))
     apart, areas = asymmetry(found["ground"], found["aerial"], [CLASS_NAMES.index("sky")])
-    lines.append(f"asymmetry of the views, sky left out: {apart:.2f} of the kept mass, {areas:.2f} of the mere areas")
+    lines.append(f"asymmetry of the views, sky left out: {apart:.2f} of the kept mass, {areas:.2f} of the areas")
     shares = ", ".join(f"{value.position_share:.0%} ({view})" for view, value in found.items())
-    lines.append(f"variance of what is kept, explained by the place alone: {shares}")
+    lines.append(f"variance of the kept mass explained by the position alone: {shares}")
     return lines
 
 
@@ -144,15 +143,15 @@ def main() -> None:
     ]
     torch.manual_seed(0)  # the same random weights in every run
     blank = Encoder(GenGeoModel(GenGeoConfig.from_pretrained(given.model)), encoder.processor, device="cpu")
-    about = f"world/{given.domain}/test, {given.places} places, heading {given.heading}, model {Path(given.model).name}"
+    about = f"world/{given.domain}/test, {given.places} places, heading {given.heading}, model {given.model}"
     results, lines = {}, [about]
     for name, model in (("trained", encoder), ("random weights", blank)):
         found = measure(model, world, rows, shares, turns, wide)
         results[name] = plain(found)
-        lines += ["", *described(name, found)]
+        lines += ["", *format_table(name, found)]
         if given.domain != "offcenter" and known:
             error = results[name]["link_direction_error"] = pointing(model, world, rows)
-            lines.append(f"links point off by {error:.0f} degrees on average (chance: 90)")
+            lines.append(f"mean error of direction of linked patches: {error:.0f} degrees (chance: 90)")
     print("\n".join(lines))
     if given.json:
         write_json(

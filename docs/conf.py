@@ -27,7 +27,7 @@ extensions = [
 ]
 default_role = "literal"  # docstrings put code between single backticks
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}  # .rst: what autosummary writes
-exclude_patterns = ["sensitivity_table.md", "asymmetry_table.md"]  # included by other pages
+exclude_patterns = ["*_table.md"]  # included by other pages
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 templates_path = ["_templates"]

@@ -1,4 +1,4 @@
-"""What several rooms' tests share: a model small enough for any test, and the real sample files."""
+"""Fixtures that tests of several packages use: a small model, the sample data, and a runner of `gengeo` commands."""
 
 import os
 import sys
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault("GENGEO_TRIALS", "off")  # no test leaves a choice of backends in the user's cache
+os.environ.setdefault("GENGEO_TRIALS", "off")  # so that no test writes to the user's cache of backend choices
 
-pytest_plugins = ["tests.stubs"]  # an encoder without weights, tiles of noise, an index of them
+pytest_plugins = ["tests.stubs"]  # stub encoder, noise tiles and their index
 
 TINY = {
     "backbone_config": {
@@ -32,10 +32,10 @@ TINY_SIZES = {"ground": {"height": 28, "width": 112}, "aerial": {"height": 56, "
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real photos, tiles and split files; they are not part of the project, so a clone may lack them."""
+    """Directory of real photos, tiles and split files; not part of the repository, so tests are skipped without it."""
     folder = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("the real sample data are not beside this checkout (../shared/data)")
+        pytest.skip("there is no directory ../shared/data with real sample data beside this checkout")
     return folder
 
 
@@ -73,17 +73,17 @@ def tiny_checkpoint(tiny_model, tiny_processor, tmp_path) -> Path:
 
 @pytest.fixture
 def gengeo(monkeypatch, capfd):
-    """Run a command in this process; gives exit code, stdout and stderr."""
+    """Function that runs a `gengeo` command in this process and returns its exit code, stdout and stderr."""
     from gengeo_hf import cli
 
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["gengeo", *map(str, words)])
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["gengeo", *map(str, arguments)])
         code = 0
         try:
             cli.main()
-        except SystemExit as leave:
-            code = leave.code or 0
-        out, err = capfd.readouterr()
-        return code, out, err
+        except SystemExit as error:
+            code = error.code or 0
+        stdout, stderr = capfd.readouterr()
+        return code, stdout, stderr
 
     return run

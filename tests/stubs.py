@@ -1,4 +1,4 @@
-"""What the tests of this room share: an encoder that needs no weights, and tiles that anyone can make."""
+"""Stub encoder, source of noise tiles, and fixtures of both; they need no weights and no files."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ from gengeo_hf.imagery.tiles import tile_table
 
 
 class StubEncoder:
-    """Descriptors from an 8 x 8 thumbnail: alike images get alike vectors, the same for both views."""
+    """Encoder whose descriptors are 8 x 8 thumbnails, so similar images of either view have similar descriptors."""
 
     dim = 64
     truncate_dim = None
@@ -34,21 +34,21 @@ class StubEncoder:
         if is_single_image(images):
             return self.encode([images], view)[0]
         self.encoded += len(images)
-        small = [np.asarray(image.convert("L").resize((8, 8)), dtype=np.float32).ravel() for image in images]
-        vectors = np.stack(small) - 128 + 1e-3
+        thumbnails = [np.asarray(image.convert("L").resize((8, 8)), dtype=np.float32).ravel() for image in images]
+        vectors = np.stack(thumbnails) - 128 + 1e-3
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 class ListSource:
-    """Tiles of noise round a place, 100 m apart; a tile is 150 m wide, so neighbours overlap."""
+    """Source of noise tiles 100 m apart, from a position to the east; a tile is 150 m wide, so neighbours overlap."""
 
     def __init__(self, count=12, name="noise", seed=0, lat=60.17, lon=24.94, area="", broken=(), empty=()):
         self.name, self.broken, self.empty = name, set(broken), set(empty)
-        generator = np.random.default_rng(seed)
-        self.images = [Image.fromarray(generator.integers(0, 255, (16, 16, 3), np.uint8)) for _ in range(count)]
+        rng = np.random.default_rng(seed)
+        self.images = [Image.fromarray(rng.integers(0, 255, (16, 16, 3), np.uint8)) for _ in range(count)]
         lats, lons = offset(lat, lon, np.arange(count) * 100.0, 0.0)
-        boxes = [bounds_around(a, b, 150, 150) for a, b in zip(lats, lons, strict=True)]
-        self.table = tile_table([f"{name}-{n}" for n in range(count)], lats, lons, boxes, area=area, source=name)
+        bounds = [bounds_around(a, b, 150, 150) for a, b in zip(lats, lons, strict=True)]
+        self.table = tile_table([f"{name}-{n}" for n in range(count)], lats, lons, bounds, area=area, source=name)
         self.reads = 0
 
     def read(self, row):
@@ -79,6 +79,6 @@ def index(encoder, source, tmp_path):
 
 @pytest.fixture
 def photo(source, tmp_path):
-    """The photo whose place is tile noise-4."""
+    """Path of a photo that equals the tile noise-4."""
     source.images[4].save(tmp_path / "photo.png")
     return tmp_path / "photo.png"

@@ -1,4 +1,4 @@
-"""Directions of imports between packages, sizes of files, and no edits of `sys.path`."""
+"""Test the directions of imports between packages, the lengths of files, and that no file edits `sys.path`."""
 
 import ast
 import sys
@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "common": "",
     "encoding": "model common",
     "world": "common",
-    "data": "world model common",  # model: view transforms travel with checkpoints
+    "data": "world model common",  # model: checkpoints contain the view transforms
     "learning": "common",
     "imagery": "data common",
     "acquire": "imagery data common",
@@ -26,25 +26,25 @@ MAY_IMPORT = {
     "hub": "model encoding index data evaluation common",
     "serving": "localization explain index encoding common",
 }
-# Arrows that are against the table today. Mend one and take it out; a new one is not allowed.
-PRESENT: set[tuple[str, str]] = set()
-LARGER: set[str] = set()  # files of more than 400 lines today
+# Imports that violate the table today. Remove an entry when it is fixed; do not add entries.
+KNOWN_VIOLATIONS: set[tuple[str, str]] = set()
+KNOWN_LONG_FILES: set[str] = set()  # files of more than MAX_LINES lines today
 MAX_LINES = 400
 
 
-def modules():
+def source_files():
     return [path for path in sorted(PACKAGE.rglob("*.py")) if "assets" not in path.parts]
 
 
-def imported(path: Path) -> set[str]:
-    """Dotted names that a file imports, also inside functions and under TYPE_CHECKING, relative ones resolved."""
+def imported_names(path: Path) -> set[str]:
+    """Absolute dotted names that a file imports, also inside functions and under TYPE_CHECKING."""
     names = set()
-    inside = path.relative_to(ROOT).with_suffix("").parts
+    package = path.relative_to(ROOT).with_suffix("").parts
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = inside[: len(inside) - node.level] if node.level else ()
+            base = package[: len(package) - node.level] if node.level else ()
             module = ".".join((*base, *(node.module or "").split("."))).strip(".")
             names |= {module} | {f"{module}.{alias.name}" for alias in node.names if module == "gengeo_hf"}
         elif (
@@ -58,41 +58,41 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def arrows() -> dict[tuple[str, str], str]:
-    """(package, imported package) -> the first file that imports it."""
+def package_imports() -> dict[tuple[str, str], str]:
+    """First file with each import between packages, by (package, imported package)."""
     found: dict[tuple[str, str], str] = {}
-    for path in modules():
+    for path in source_files():
         package = path.relative_to(PACKAGE).parts[0]
-        if package not in MAY_IMPORT:  # cli may import everything, the top level names what is offered
+        if package not in MAY_IMPORT:  # cli and the top level may import all packages
             continue
-        for name in imported(path):
+        for name in imported_names(path):
             parts = name.split(".")
             if parts[0] == "gengeo_hf" and len(parts) > 1 and parts[1] != package and (PACKAGE / parts[1]).is_dir():
                 found.setdefault((package, parts[1]), str(path.relative_to(ROOT)))
     return found
 
 
-def test_every_package_has_a_row_in_the_table():
+def test_import_table_has_a_row_for_every_package():
     packages = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert packages - {"cli"} <= set(MAY_IMPORT)
 
 
-def test_imports_follow_the_table():
-    against = {arrow: file for arrow, file in arrows().items() if arrow[1] not in MAY_IMPORT[arrow[0]].split()}
-    assert {arrow: file for arrow, file in against.items() if arrow not in PRESENT} == {}
-    assert set(against) >= PRESENT, "mended: take it out of PRESENT"
+def test_imports_between_packages_follow_the_table():
+    violations = {pair: file for pair, file in package_imports().items() if pair[1] not in MAY_IMPORT[pair[0]].split()}
+    assert {pair: file for pair, file in violations.items() if pair not in KNOWN_VIOLATIONS} == {}
+    assert set(violations) >= KNOWN_VIOLATIONS, "fixed: remove it from KNOWN_VIOLATIONS"
 
 
-def test_table_has_no_cycle():
-    left = {package: set(words.split()) for package, words in MAY_IMPORT.items()}
-    while free := [package for package, words in left.items() if not words]:
-        for package in free:
-            del left[package]
-        left = {package: words - set(free) for package, words in left.items()}
-    assert not left
+def test_import_table_has_no_cycle():
+    remaining = {package: set(imports.split()) for package, imports in MAY_IMPORT.items()}
+    while independent := [package for package, imports in remaining.items() if not imports]:
+        for package in independent:
+            del remaining[package]
+        remaining = {package: imports - set(independent) for package, imports in remaining.items()}
+    assert not remaining
 
 
-def test_files_that_travel_with_checkpoints_import_nothing_of_ours_absolutely():
+def test_model_files_copied_to_checkpoints_import_the_package_only_relatively():
     for path in (PACKAGE / "model").glob("*.py"):
         absolute = [
             node
@@ -103,24 +103,24 @@ def test_files_that_travel_with_checkpoints_import_nothing_of_ours_absolutely():
         assert not absolute, f"{path.name}:{absolute[0].lineno}"
 
 
-def test_files_stay_readable():
+def test_source_files_have_at_most_400_lines():
     code = [path for folder in ("gengeo_hf", "training", ".ci") for path in (ROOT / folder).rglob("*.py")]
     sizes = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in code}
-    long = {name for name, lines in sizes.items() if lines > MAX_LINES}
-    assert long - LARGER == set()
-    assert long >= LARGER, "shorter now: take it out of LARGER"
+    long_files = {name for name, lines in sizes.items() if lines > MAX_LINES}
+    assert long_files - KNOWN_LONG_FILES == set()
+    assert long_files >= KNOWN_LONG_FILES, "shorter now: remove it from KNOWN_LONG_FILES"
 
 
 @pytest.mark.parametrize("folder", ["gengeo_hf", "training", "benchmarks", "notebooks"])
-def test_sys_path_is_not_edited(folder):
+def test_source_files_do_not_edit_sys_path(folder):
     for path in (ROOT / folder).rglob("*.py"):
         text = path.read_text(encoding="utf-8")
-        assert not any(f"sys.path.{word}" in text for word in ("insert", "append", "extend")), path
+        assert not any(f"sys.path.{method}" in text for method in ("insert", "append", "extend")), path
 
 
 @pytest.mark.parametrize("folder", ["training", "benchmarks", "notebooks", "tests"])
-def test_no_script_has_the_name_of_a_library(folder):
-    """Python puts a script's folder before the libraries."""
+def test_scripts_do_not_have_the_name_of_a_library(folder):
+    """Python searches the directory of a script before the installed libraries."""
     import importlib.metadata
 
     libraries = set(importlib.metadata.packages_distributions()) | set(sys.stdlib_module_names)

@@ -1,4 +1,4 @@
-"""The recipes of docs/extend.md, executed as modules outside of the package."""
+"""Test the recipes of docs/extend.md, each loaded as a module outside of the package."""
 
 import re
 import subprocess
@@ -21,10 +21,10 @@ RECIPES = dict(re.findall(r"^## ([^\n]+)\n.*?```(?:python|yaml)\n(.*?)```", PAGE
 
 @pytest.fixture
 def plugin(tmp_path, monkeypatch):
-    """Load a recipe as a user's module; gives its file."""
+    """Function that loads the recipe of a title as a plugin of a user and returns the path of its file."""
 
     def load(title):
-        path = tmp_path / f"mine_{len(list(tmp_path.iterdir()))}_{abs(hash(title))}.py"
+        path = tmp_path / f"plugin_{len(list(tmp_path.iterdir()))}_{abs(hash(title))}.py"
         path.write_text(RECIPES[title])
         monkeypatch.setattr(registry, "_loaded", set())
         monkeypatch.setenv(registry.PLUGINS_VARIABLE, "")
@@ -34,14 +34,14 @@ def plugin(tmp_path, monkeypatch):
     return load
 
 
-def test_there_are_eight_recipes_of_few_lines():
+def test_recipes_are_eight_and_short():
     assert len(RECIPES) == 8
     for title, code in RECIPES.items():
-        most = 30 if title == "A whole method" else 10
-        assert len([line for line in code.splitlines() if line.strip()]) <= most, title
+        limit = 30 if title == "A whole method" else 10
+        assert len([line for line in code.splitlines() if line.strip()]) <= limit, title
 
 
-def test_a_whole_method_of_ones_own_trains_saves_and_loads(plugin, tmp_path, monkeypatch):
+def test_method_recipe_when_loaded_trains_saves_and_loads(plugin, tmp_path, monkeypatch):
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.model.aggregators import AGGREGATORS
     from gengeo_hf.training import loop
@@ -50,20 +50,25 @@ def test_a_whole_method_of_ones_own_trains_saves_and_loads(plugin, tmp_path, mon
 
     plugin("A whole method")
     AGGREGATORS.pop("attention")
-    registry._loaded.clear()  # as in a new process, which knows GENGEO_PLUGINS alone
+    registry._loaded.clear()  # as in a new process, which loads only the plugins of GENGEO_PLUGINS
     monkeypatch.setattr(loop, "load_pairs", load_random_pairs)
-    few = ["sampling.batch_size=16", "optimisation.epochs=1", "data.in_memory=false", f"output={tmp_path / 'run'}"]
+    short_run = [
+        "sampling.batch_size=16",
+        "optimisation.epochs=1",
+        "data.in_memory=false",
+        f"output={tmp_path / 'run'}",
+    ]
     sizes = ["data.ground_size=[28,112]", "data.aerial_size=[28,112]", "data.aerial_view=polar:28x112"]
     method = ["model.config.aggregator=attention", "loss.pair=margin", "loss.terms.even_masks.weight=0.1"]
-    loop.main(load_settings("world_small", [*few, *sizes, *method, "loss.options.margin=0.2"]))
+    loop.main(load_settings("world_small", [*short_run, *sizes, *method, "loss.options.margin=0.2"]))
     encoder = Encoder.from_pretrained(tmp_path / "run" / "model")
     assert encoder.model.config.token_counts == {"ground": 16, "aerial": 16}
     assert encoder.encode_aerial(np.zeros((70, 70, 3), dtype=np.uint8)).shape == (256,)
     with pytest.raises(GenGeoError, match=r"loss.options: .*margins"):
-        loop.main(load_settings("world_small", [*few, *sizes, *method, "loss.options.margins=1"]))
+        loop.main(load_settings("world_small", [*short_run, *sizes, *method, "loss.options.margins=1"]))
 
 
-def test_an_aggregator_of_ones_own_is_used_saved_and_loaded(plugin, tmp_path):
+def test_aggregator_recipe_when_loaded_is_used_saved_and_loaded(plugin, tmp_path):
     from gengeo_hf import GenGeoConfig, GenGeoModel
 
     with pytest.raises(ValueError, match="aggregator is 'maximum'"):
@@ -76,11 +81,11 @@ def test_an_aggregator_of_ones_own_is_used_saved_and_loaded(plugin, tmp_path):
     expected = torch.nn.functional.normalize(model.heads["shared"].projection(torch.nn.functional.normalize(tokens)))
     assert torch.allclose(output.pooler_output, expected, atol=1e-5)
     model.save_pretrained(tmp_path / "model")
-    again = GenGeoModel.from_pretrained(tmp_path / "model").eval()
-    assert torch.equal(again(pixels).pooler_output, output.pooler_output)
+    loaded = GenGeoModel.from_pretrained(tmp_path / "model").eval()
+    assert torch.equal(loaded(pixels).pooler_output, output.pooler_output)
 
 
-def test_a_backbone_of_ones_own_is_read_and_trained_in_part(plugin):
+def test_backbone_recipe_with_one_trainable_block_trains_only_the_last_block(plugin):
     from gengeo_hf import GenGeoConfig, GenGeoModel
 
     plugin("A backbone")
@@ -92,21 +97,21 @@ def test_a_backbone_of_ones_own_is_read_and_trained_in_part(plugin):
     assert not any(name.startswith(("layers.0.", "embeddings.")) for name in trained)
 
 
-def test_a_data_set_of_ones_own_is_known_by_name(plugin, monkeypatch):
+def test_data_set_recipe_when_loaded_is_found_by_name(plugin, monkeypatch):
     import gengeo_hf
     from gengeo_hf.data.registry import DATASETS, dataset_names
 
     plugin("A data set")
     assert "my-city" in dataset_names()
-    asked = []
-    monkeypatch.setitem(DATASETS["my-city"].__globals__, "load_pairs", lambda *given, **options: asked.append(given))
+    calls = []
+    monkeypatch.setitem(DATASETS["my-city"].__globals__, "load_pairs", lambda *given, **options: calls.append(given))
     DATASETS["my-city"]("/data", "test")
-    assert asked == [("table", "/data/pairs_test.csv", "all")]
+    assert calls == [("table", "/data/pairs_test.csv", "all")]
     with pytest.raises(GenGeoError, match="did you mean 'my-city'"):
         gengeo_hf.load_pairs("my-citi", ".")
 
 
-def test_a_source_of_imagery_of_ones_own_is_opened_by_its_name(plugin):
+def test_imagery_source_recipe_when_loaded_is_opened_by_name(plugin):
     from gengeo_hf.imagery.registry import open_imagery
 
     plugin("A source of imagery")
@@ -115,25 +120,25 @@ def test_a_source_of_imagery_of_ones_own_is_opened_by_its_name(plugin):
     assert source.read(0).size == (64, 64)
 
 
-def test_a_store_of_ones_own_is_filled_and_searched(plugin, index):
+def test_store_recipe_when_loaded_is_filled_and_searched(plugin, index):
     pytest.importorskip("qdrant_client")
     from gengeo_hf.index.stores import connect, export_index
 
     plugin("A store")
     store = connect("memory:x")
     assert export_index(index, store)["count"] == len(index)
-    found = store.search(np.asarray(index.descriptors[3], np.float32), 1)[0]
-    assert found[0].tile_id == "noise-3"
+    hits = store.search(np.asarray(index.descriptors[3], np.float32), 1)[0]
+    assert hits[0].tile_id == "noise-3"
 
 
-def test_a_command_of_ones_own_runs(plugin):
+def test_command_recipe_when_loaded_runs(plugin):
     path = plugin("A command")
-    words = [sys.executable, "-m", "gengeo_hf.cli", "--plugin", str(path), "hello", "world"]
-    found = subprocess.run(words, capture_output=True, text=True, cwd=ROOT)
-    assert found.stdout.strip() == "hello world", found.stderr
+    command = [sys.executable, "-m", "gengeo_hf.cli", "--plugin", str(path), "hello", "world"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.strip() == "hello world", result.stderr
 
 
-def test_a_row_of_an_ablation_is_added_to_its_table(tmp_path):
+def test_ablation_row_recipe_is_added_to_its_table(tmp_path):
     from ablate import HERE, read_plan
 
     (tmp_path / "my_rows.yaml").write_text(RECIPES["A row of an ablation"])

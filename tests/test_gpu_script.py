@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.sh` on a CPU with a tiny model, and with nothing installed beyond what it says it needs."""
+"""Test `benchmarks/gpu.sh` on a CPU with a tiny model, in an environment with only the packages that it requires."""
 
 import importlib.metadata as metadata
 import json
@@ -13,23 +13,23 @@ import pytest
 from PIL import Image
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-NEEDED = ("torch", "transformers", "accelerate", "safetensors", "pillow")
-# Python imports this at its start: packages that were not named are not found, as if they were not installed.
+REQUIRED = ("torch", "transformers", "accelerate", "safetensors", "pillow")
+# Python imports `sitecustomize` when it starts: hidden packages are then not found, as if they were not installed.
 HIDE = """
 import importlib.machinery as machinery
 HIDDEN = set({hidden!r})
-found = machinery.PathFinder.find_spec
+original = machinery.PathFinder.find_spec
 def find_spec(name, path=None, target=None):
-    return None if name.partition(".")[0] in HIDDEN else found(name, path, target)
+    return None if name.partition(".")[0] in HIDDEN else original(name, path, target)
 machinery.PathFinder.find_spec = staticmethod(find_spec)
 """
 
 
-def installed_by(names) -> set[str]:
-    """Distributions that these need, themselves included, without extras."""
-    found, left = set(), [*names]
-    while left:
-        name = re.sub(r"[-_.]+", "-", left.pop()).lower()
+def required_distributions(names) -> set[str]:
+    """Normalised names of these distributions and of all that they require, without extras."""
+    found, queue = set(), [*names]
+    while queue:
+        name = re.sub(r"[-_.]+", "-", queue.pop()).lower()
         if name in found:
             continue
         found.add(name)
@@ -37,15 +37,16 @@ def installed_by(names) -> set[str]:
             requirement, _, marker = line.partition(";")
             if "extra" not in marker:
                 try:
-                    metadata.version(word := re.match(r"[\w.-]+", requirement).group())
+                    metadata.version(required := re.match(r"[\w.-]+", requirement).group())
                 except metadata.PackageNotFoundError:
                     continue
-                left.append(word)
+                queue.append(required)
     return found
 
 
 def hidden_packages() -> list[str]:
-    kept = installed_by(NEEDED)
+    """Installed packages that the script does not require."""
+    kept = required_distributions(REQUIRED)
     names = metadata.packages_distributions().items()
     return [
         name
@@ -55,9 +56,9 @@ def hidden_packages() -> list[str]:
 
 
 @pytest.fixture
-def bare(tmp_path):
-    """Environment in which only what the script needs can be imported."""
-    folder = tmp_path / "bare"
+def minimal_environment(tmp_path):
+    """Environment variables of a process that can import only the packages that the script requires."""
+    folder = tmp_path / "minimal"
     folder.mkdir()
     hidden = hidden_packages()
     assert {"datasets", "faiss", "omegaconf", "embreex", "wrapt", "scipy", "pyarrow"} <= set(hidden)
@@ -72,38 +73,42 @@ def jpegs(tmp_path):
     rng = np.random.default_rng(0)
     for folder in ("benchmark", "world/train", "world/test"):
         for view, shape in (("ground", (56, 224, 3)), ("aerial", (112, 112, 3))):
-            home = tmp_path / "images" / folder / view
-            home.mkdir(parents=True)
+            directory = tmp_path / "images" / folder / view
+            directory.mkdir(parents=True)
             for row in range(6):
-                Image.fromarray(rng.integers(0, 255, shape, np.uint8)).save(home / f"{row}.jpg")
+                Image.fromarray(rng.integers(0, 255, shape, np.uint8)).save(directory / f"{row}.jpg")
     return tmp_path / "images"
 
 
 @pytest.mark.slow
-def test_modules_of_the_gpu_script_import_in_a_bare_environment(bare):
-    # data loading, model, loss, GradCache and augmentation; the whole script runs in the slow test
-    words = (
-        "import gpu_world, training_step, gpu_measure, sys; print('datasets' in sys.modules, 'wrapt' in sys.modules)"
-    )
+def test_gpu_script_modules_in_a_minimal_environment_can_be_imported(minimal_environment):
+    # data loading, model, loss, GradCache and augmentation; the next test runs the whole script
+    code = "import gpu_world, training_step, gpu_measure, sys; print({'datasets', 'wrapt'} & {*sys.modules})"
     result = subprocess.run(
-        [sys.executable, "-c", words], cwd=BENCHMARKS, env=bare, capture_output=True, text=True, timeout=100
+        [sys.executable, "-c", code],
+        cwd=BENCHMARKS,
+        env=minimal_environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
     )
     assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.strip() == "set()"
 
 
 @pytest.mark.slow
-def test_gpu_script_runs_on_a_cpu_and_every_part_writes_figures(bare, jpegs, tmp_path):
+def test_gpu_script_on_a_cpu_writes_the_figures_of_every_part(minimal_environment, jpegs, tmp_path):
     out = tmp_path / "out"
     options = ["--device", "cpu", "--size", "tiny", "--batch", "4", "--compile", "eager", "--workers", "1"]
     command = ["sh", str(BENCHMARKS / "gpu.sh"), str(out), *options, "--images", str(jpegs)]
     result = subprocess.run(
-        command, env={**bare, "PYTHON": sys.executable}, capture_output=True, text=True, timeout=400
+        command, env={**minimal_environment, "PYTHON": sys.executable}, capture_output=True, text=True, timeout=400
     )
     assert result.returncode == 0, result.stderr[-3000:]
     parts = {part["part"]: part["rows"] for part in json.loads((out / "gpu.json").read_text())}
     assert list(parts) == ["peak", "encode", "train", "memory", "loading", "agreement", "world"], result.stderr[-3000:]
     cosines = [row["value"] for row in parts["agreement"]]
     assert len(cosines) == 2 and min(cosines) > 0.99999
-    assert all(row["met"] is None for rows in parts.values() for row in rows)  # goals are about the paper's size
+    # goals apply only to the model size of the paper
+    assert all(row["met"] is None for rows in parts.values() for row in rows)
     assert "without figures" not in (out / "gpu.md").read_text()

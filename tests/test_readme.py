@@ -1,4 +1,4 @@
-"""Every command in README.md and in docs/ exists, has the right options, and where it is cheap works."""
+"""Test that commands in README.md and docs/ exist and have valid options, and that blocks without a marker run."""
 
 import io
 import json
@@ -14,23 +14,23 @@ from PIL import Image
 
 from gengeo_hf import cli
 from tests.conftest import TINY, TINY_SIZES
-from tests.written_commands import ROOT, blocks, mentions, pages, parse
+from tests.written_commands import ROOT, check_command, find_blocks, find_inline_commands, list_pages
 
-RUN = [  # the README always; the other pages take some seconds each
+RUN = [  # README.md always; the other pages are slow tests of some seconds each
     pytest.param(path, id=str(path.relative_to(ROOT)), marks=[] if path.parent == ROOT else pytest.mark.slow)
-    for path in pages()
+    for path in list_pages()
 ]
-PAGES = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in pages()]
+PAGES = [pytest.param(path, id=str(path.relative_to(ROOT))) for path in list_pages()]
 
 
 @pytest.fixture(scope="module")
-def stand_ins(tmp_path_factory):
-    """Files under the names that the pages use: a model, photos, tiles, a raster, an index, pairs, results."""
+def placeholders(tmp_path_factory):
+    """Directory of files with the names in the pages: models, photos, tiles, rasters, indexes, pairs and results."""
     import torch
 
     from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 
-    folder = tmp_path_factory.mktemp("stand-ins")
+    folder = tmp_path_factory.mktemp("placeholders")
     torch.manual_seed(0)
     for name in ("my-model", "demo/gengeo-world-urban"):
         GenGeoModel(GenGeoConfig(**TINY)).save_pretrained(folder / name)
@@ -38,57 +38,58 @@ def stand_ins(tmp_path_factory):
     for name in ("photos", "tiles"):
         (folder / name).mkdir()
     for name in ("photo.jpg", "ground.jpg", "photos/one.jpg", "photos/two.jpg"):
-        noise(len(name), (28, 112)).save(folder / name)
+        random_image(len(name), (28, 112)).save(folder / name)
     for name in ("aerial.jpg", "wrong.jpg", "tile.png", *(f"tiles/{n}.png" for n in range(9))):
-        noise(sum(map(ord, name)), (56, 56)).save(folder / name)
+        random_image(sum(map(ord, name)), (56, 56)).save(folder / name)
     rows = [f"{n}.png,{60.17 + 0.001 * (n // 3):.4f},{24.94 + 0.002 * (n % 3):.4f}" for n in range(9)]
     (folder / "tiles" / "tiles.csv").write_text("image,lat,lon\n" + "\n".join(rows) + "\n")
-    raster(folder / "orthophoto.tif")
+    write_raster(folder / "orthophoto.tif")
     shutil.copy(folder / "orthophoto.tif", folder / "ortho.tif")
     for name, model in (("city.gengeo", "my-model"), ("demo/world.gengeo", "demo/gengeo-world-urban")):
-        run(["index", folder / "tiles", "--out", folder / name, "--model", folder / model, "--tile-size-m", "65m"])
-    own_pairs(folder)
-    results(folder)
+        options = ["--out", folder / name, "--model", folder / model, "--tile-size-m", "65m"]
+        run_gengeo(["index", folder / "tiles", *options])
+    write_pairs(folder)
+    write_results(folder)
     return folder
 
 
-def own_pairs(folder):
-    """A user's table, `pairs.csv`, of the files of a user's folder, `pairs`: 40 places half a kilometre apart."""
+def write_pairs(folder):
+    """Write a table of pairs, `pairs.csv`, and its images in `pairs/`: 40 places half a kilometre apart."""
     rows = ["ground,aerial,lat,lon,fov"]
     for view, size in (("ground", (28, 112)), ("aerial", (56, 56))):
         (folder / "pairs" / view).mkdir(parents=True)
         for n in range(40):
-            noise(n, size).save(folder / "pairs" / view / f"{n:02d}.jpg")
+            random_image(n, size).save(folder / "pairs" / view / f"{n:02d}.jpg")
     for n in range(40):
-        place = f"{60.17 + 0.0045 * (n // 8):.4f},{24.94 + 0.009 * (n % 8):.4f}"
-        rows.append(f"pairs/ground/{n:02d}.jpg,pairs/aerial/{n:02d}.jpg,{place},360")
+        position = f"{60.17 + 0.0045 * (n // 8):.4f},{24.94 + 0.009 * (n % 8):.4f}"
+        rows.append(f"pairs/ground/{n:02d}.jpg,pairs/aerial/{n:02d}.jpg,{position},360")
     (folder / "pairs.csv").write_text("\n".join(rows) + "\n")
 
 
-def results(folder):
-    """Results of evaluations of `pairs.csv`, of descriptors that are noise: two of the test part, two to pick from."""
+def write_results(folder):
+    """Write results of random descriptors on `pairs.csv`: two on the test split, two on the validation split."""
     from gengeo_hf.data import load_pairs
     from gengeo_hf.evaluation.ground_truth import GroundTruth
     from gengeo_hf.evaluation.protocols import find_protocol
     from gengeo_hf.evaluation.results import compute_result
 
     names = {"before": "table", "after": "table", "epoch-20": "table@validation", "epoch-24": "table@validation"}
-    for seed, (name, protocol) in enumerate(names.items()):
-        rules = find_protocol(protocol)
-        truth = GroundTruth.from_dataset(load_pairs("table", folder / "pairs.csv", rules.split))
-        chance = np.random.default_rng(seed)
+    for seed, (name, protocol_name) in enumerate(names.items()):
+        protocol = find_protocol(protocol_name)
+        truth = GroundTruth.from_dataset(load_pairs("table", folder / "pairs.csv", protocol.split))
+        rng = np.random.default_rng(seed)
         ground, aerial = (
-            chance.normal(size=(len(ids), 8)).astype(np.float32) for ids in (truth.query_ids, truth.tile_ids)
+            rng.normal(size=(len(ids), 8)).astype(np.float32) for ids in (truth.query_ids, truth.tile_ids)
         )
         model = {"name": name, "fingerprint": name, "trained_on": "table"}
-        compute_result(ground, aerial, truth, rules, model=model).save(folder / "results" / f"{name}.json")
+        compute_result(ground, aerial, truth, protocol, model=model).save(folder / "results" / f"{name}.json")
 
 
-def noise(seed, size):
+def random_image(seed, size):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8))
 
 
-def raster(path):
+def write_raster(path):
     import rasterio
     from rasterio.transform import from_origin
 
@@ -98,71 +99,74 @@ def raster(path):
         file.write(pixels)
 
 
-def run(words):
-    """A command of gengeo in this process; a mistake fails the test with its message."""
-    old, sys.argv = sys.argv, ["gengeo", *map(str, words)]
+def run_gengeo(arguments):
+    """Run a `gengeo` command in this process; an exit status other than 0 fails the test."""
+    previous, sys.argv = sys.argv, ["gengeo", *map(str, arguments)]
     try:
         with redirect_stdout(io.StringIO()):
             cli.main()
-    except SystemExit as leave:
-        assert not leave.code, f"gengeo {' '.join(map(str, words))} left with {leave.code}"
+    except SystemExit as error:
+        assert not error.code, f"gengeo {' '.join(map(str, arguments))} ended with exit status {error.code}"
     finally:
-        sys.argv = old
+        sys.argv = previous
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_is_understood(page, monkeypatch):
+def test_page_commands_and_python_code_are_valid(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     text = page.read_text(encoding="utf-8")
-    for block in blocks(text):
-        if block.language in ("sh", "bash", "console") and block.mark != "checked":
-            for words in block.commands:
-                parse(words)
-        elif block.language == "python" and block.mark != "checked":
+    for block in find_blocks(text):
+        if block.language in ("sh", "bash", "console") and block.marker != "checked":
+            for arguments in block.commands:
+                check_command(arguments)
+        elif block.language == "python" and block.marker != "checked":
             compile(block.text, f"{page.name}:{block.line}", "exec")
-    for words in mentions(text):
-        parse(words, whole=False)
+    for arguments in find_inline_commands(text):
+        check_command(arguments, is_complete=False)
 
 
 @pytest.mark.parametrize("page", RUN)
-def test_what_is_not_marked_works(page, stand_ins, tmp_path, monkeypatch):
-    wanted = [
-        b for b in blocks(page.read_text(encoding="utf-8")) if not b.mark and b.language in ("sh", "bash", "python")
+def test_page_blocks_without_a_marker_run(page, placeholders, tmp_path, monkeypatch):
+    blocks = [
+        block
+        for block in find_blocks(page.read_text(encoding="utf-8"))
+        if not block.marker and block.language in ("sh", "bash", "python")
     ]
-    if not any(b.language == "python" or ["gengeo"] in [w[:1] for w in b.commands] for b in wanted):
+    if not any(block.language == "python" or "gengeo" in [line[0] for line in block.commands] for block in blocks):
         return
-    shutil.copytree(stand_ins, tmp_path / "here")
+    shutil.copytree(placeholders, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
-    for block in wanted:
+    for block in blocks:
         if block.language == "python":
             exec(compile(block.text, f"{page.name}:{block.line}", "exec"), {})
             continue
-        for words in block.commands:
-            if words[0] == "gengeo":
-                if words[1] == "index" and not {"--add", "--overwrite"} & set(words):
-                    shutil.rmtree(words[words.index("--out") + 1], ignore_errors=True)  # the stand-in
-                run(words[1:])
+        for arguments in block.commands:
+            if arguments[0] == "gengeo":
+                if arguments[1] == "index" and not {"--add", "--overwrite"} & set(arguments):
+                    shutil.rmtree(arguments[arguments.index("--out") + 1], ignore_errors=True)  # the placeholder
+                run_gengeo(arguments[1:])
 
 
-def test_every_example_in_the_help_is_understood(monkeypatch):
+def test_help_examples_of_all_commands_are_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
     groups = [cli.gengeo, *(group.typer_instance for group in cli.gengeo.registered_groups)]
     registered = [command for group in groups for command in group.registered_commands]
-    commands = [one for one in registered if one.callback.__module__.startswith("gengeo_hf.")]  # not of test plugins
+    # without the commands of plugins that other tests load
+    commands = [command for command in registered if command.callback.__module__.startswith("gengeo_hf.")]
     assert len(commands) > 20
     for command in commands:
         examples = re.findall(r"- `([^`]+)`", command.epilog or "")
         assert examples, f"{command.callback.__name__} has no example"
         for example in examples:
-            words = shlex.split(example)
-            if words[0] == "gengeo":
-                parse(words)
+            arguments = shlex.split(example)
+            if arguments[0] == "gengeo":
+                check_command(arguments)
 
 
-def test_the_check_notices_what_is_wrong(monkeypatch):
+def test_check_command_with_invalid_commands_raises_an_error(monkeypatch):
     monkeypatch.chdir(ROOT)
     config = "--config cvusa"
-    for wrong in (
+    for command in (
         "gengeo lokate photo.jpg",
         "gengeo locate photo.jpg --index i",
         "make nonsense",
@@ -170,15 +174,15 @@ def test_the_check_notices_what_is_wrong(monkeypatch):
         f"python training/train.py {config} a.b=1",
     ):
         with pytest.raises(Exception, match=r".+"):
-            parse(wrong.split())
+            check_command(command.split())
     with pytest.raises(AssertionError, match="--nowhere"):
-        parse(["gengeo", "locate", "--nowhere"], whole=False)
+        check_command(["gengeo", "locate", "--nowhere"], is_complete=False)
     marked = "<!-- not executed: long -->\n```sh\ngengeo verify i\n```\n"
     text = marked + "\n    make demo  # now\n\ntext `gengeo index`\n"
-    found = blocks(text)
-    assert [(b.mark, b.commands) for b in found] == [
+    blocks = find_blocks(text)
+    assert [(block.marker, block.commands) for block in blocks] == [
         ("executed", [["gengeo", "verify", "i"]]),
         ("", [["make", "demo"]]),
     ]
-    assert mentions(text) == [["gengeo", "index"]]
-    assert json.dumps([b.line for b in found]) == "[2, 6]"
+    assert find_inline_commands(text) == [["gengeo", "index"]]
+    assert json.dumps([block.line for block in blocks]) == "[2, 6]"

@@ -1,4 +1,4 @@
-"""Nothing that is read can run code or leave its folder; secrets are never told; strangers are kept at arm's length."""
+"""Test that files cannot run code or name paths outside of their directory, and that secrets are not printed."""
 
 import ast
 import hashlib
@@ -26,8 +26,8 @@ from tests.stubs import ListSource, StubEncoder
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Evil:
-    """Whoever unpickles it makes a file."""
+class MaliciousObject:
+    """Object whose unpickling creates the file `marker`."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -42,32 +42,32 @@ def marker(tmp_path):
 
 
 @pytest.fixture(params=["plain", "torch", "numpy"])
-def poison(request, marker):
-    """A malicious file in each of the forms in which pickles come."""
+def malicious_file(request, marker):
+    """Content of a malicious file, for each format that contains a pickle."""
     if request.param == "plain":
-        return pickle.dumps(Evil(marker))
+        return pickle.dumps(MaliciousObject(marker))
     file = io.BytesIO()
     if request.param == "torch":
-        torch.save({"state_dict": Evil(marker)}, file)
+        torch.save({"state_dict": MaliciousObject(marker)}, file)
     else:
-        np.save(file, np.array([Evil(marker)], dtype=object), allow_pickle=True)
+        np.save(file, np.array([MaliciousObject(marker)], dtype=object), allow_pickle=True)
     return file.getvalue()
 
 
-def test_the_poison_works(poison, marker):
-    """Otherwise the tests below would prove nothing."""
-    file = io.BytesIO(poison)
-    if poison.startswith(b"\x93NUMPY"):
+def test_malicious_pickle_when_loaded_runs_its_code(malicious_file, marker):
+    """Without this the tests below could pass with a harmless file."""
+    file = io.BytesIO(malicious_file)
+    if malicious_file.startswith(b"\x93NUMPY"):
         np.load(file, allow_pickle=True)
-    elif zipfile.is_zipfile(io.BytesIO(poison)):
+    elif zipfile.is_zipfile(io.BytesIO(malicious_file)):
         torch.load(file, weights_only=False)
     else:
-        pickle.loads(poison)
+        pickle.loads(malicious_file)
     assert marker.exists()
 
 
-def refused(read, marker):
-    """The reader says no in its own words, or reads nothing of it; no code runs."""
+def assert_no_code_is_run(read, marker):
+    """Assert that a reader raises an error of one line or ignores the file, and that no code of the file is run."""
     try:
         read()
     except GenGeoError as error:
@@ -76,18 +76,18 @@ def refused(read, marker):
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.ckpt", "w.pt", "w.bin", "w.safetensors"])
-def test_weights_of_others(tmp_path, poison, marker, name):
+def test_convert_of_malicious_weights_raises_an_error(tmp_path, malicious_file, marker, name):
     from gengeo_hf.hub.convert import CONVERTERS, convert
 
-    (tmp_path / name).write_bytes(poison)
+    (tmp_path / name).write_bytes(malicious_file)
     for kind in CONVERTERS:
         with pytest.raises(GenGeoError, match="cannot be read"):
             convert(kind, tmp_path / name, tmp_path / "out")
     assert not marker.exists()
 
 
-def test_every_file_of_an_index(tmp_path, poison, marker):
-    """Also where its manifest vouches for it."""
+def test_index_with_a_malicious_file_raises_an_error(tmp_path, malicious_file, marker):
+    """Also if the manifest has the checksum of the malicious file."""
     index = GeoIndex.build(StubEncoder(), ListSource(broken=[1]), tmp_path / "idx")
     index.remove(["noise-0"])
     manifest = json.loads((index.path / "manifest.json").read_text())
@@ -101,10 +101,10 @@ def test_every_file_of_an_index(tmp_path, poison, marker):
         "recall_at_1": 1,
         "recall_at_10": 1,
     }
-    vouched = {"bytes": len(poison), "sha256": hashlib.sha256(poison).hexdigest()}
+    record_of_malicious_file = {"bytes": len(malicious_file), "sha256": hashlib.sha256(malicious_file).hexdigest()}
     for file in sorted(path for path in index.path.rglob("*") if path.is_file()):
         content = file.read_bytes()
-        file.write_bytes(poison)
+        file.write_bytes(malicious_file)
         if file.name != "manifest.json":
             changed = json.loads(json.dumps(manifest))
             for part in (
@@ -114,17 +114,17 @@ def test_every_file_of_an_index(tmp_path, poison, marker):
             ):
                 for name, record in part.items():
                     if file.name in (name, record.get("file")):
-                        record.update(vouched)
+                        record.update(record_of_malicious_file)
             if file.name != "scan-0.faiss":
                 changed["segments"][0]["scan"] = None
             else:
-                changed["segments"][0]["files"][file.name] = vouched
+                changed["segments"][0]["files"][file.name] = record_of_malicious_file
             (index.path / "manifest.json").write_text(json.dumps(changed))
 
         def read():
-            opened = GeoIndex.load(index.path)
-            opened.thumbnails(["noise-2"])
-            assert not opened.left_out.num_rows, "it was read"
+            loaded = GeoIndex.load(index.path)
+            loaded.thumbnails(["noise-2"])
+            assert not loaded.left_out.num_rows, "the malicious file was read"
 
         with pytest.raises(GenGeoError):
             read()
@@ -132,17 +132,17 @@ def test_every_file_of_an_index(tmp_path, poison, marker):
     assert not marker.exists()
 
 
-def test_every_file_of_a_checkpoint(tiny_checkpoint, poison, marker):
+def test_checkpoint_with_a_malicious_file_runs_no_code(tiny_checkpoint, malicious_file, marker):
     from gengeo_hf.encoding.encoder import Encoder
 
     names = [file.name for file in tiny_checkpoint.iterdir()]
     for name in [*names, "pytorch_model.bin", "gengeo_training.json"]:
         file = tiny_checkpoint / name
         content = file.read_bytes() if file.exists() else None
-        file.write_bytes(poison)
+        file.write_bytes(malicious_file)
         if name == "pytorch_model.bin":
             (tiny_checkpoint / "model.safetensors").rename(tiny_checkpoint / "aside")
-        refused(lambda: Encoder.from_pretrained(tiny_checkpoint, device="cpu"), marker)
+        assert_no_code_is_run(lambda: Encoder.from_pretrained(tiny_checkpoint, device="cpu"), marker)
         if name == "pytorch_model.bin":
             (tiny_checkpoint / "aside").rename(tiny_checkpoint / "model.safetensors")
         if content is None:
@@ -151,8 +151,8 @@ def test_every_file_of_a_checkpoint(tiny_checkpoint, poison, marker):
             file.write_bytes(content)
 
 
-def test_code_that_a_checkpoint_brings_along_is_not_run(tiny_checkpoint, marker):
-    """`auto_map` is for people who load it with plain transformers and say `trust_remote_code=True`."""
+def test_checkpoint_with_python_files_does_not_run_them(tiny_checkpoint, marker):
+    """`auto_map` is only for users who load a checkpoint with transformers and `trust_remote_code=True`."""
     from gengeo_hf.encoding.encoder import Encoder
 
     code = f"open({str(marker)!r}, 'w')\n"
@@ -160,12 +160,12 @@ def test_code_that_a_checkpoint_brings_along_is_not_run(tiny_checkpoint, marker)
         (tiny_checkpoint / f"{name}.py").write_text(code)
     for name, changes in (("config.json", {}), ("config.json", {"model_type": "evil"})):
         content = json.loads((tiny_checkpoint / name).read_text())
-        where = {"AutoConfig": "configuration_gengeo.Evil", "AutoModel": "modeling_gengeo.Evil"}
-        (tiny_checkpoint / name).write_text(json.dumps(content | {"auto_map": where} | changes))
-        refused(lambda: Encoder.from_pretrained(tiny_checkpoint, device="cpu"), marker)
+        classes = {"AutoConfig": "configuration_gengeo.Evil", "AutoModel": "modeling_gengeo.Evil"}
+        (tiny_checkpoint / name).write_text(json.dumps(content | {"auto_map": classes} | changes))
+        assert_no_code_is_run(lambda: Encoder.from_pretrained(tiny_checkpoint, device="cpu"), marker)
 
 
-def test_results_calibrations_and_tables(tmp_path, poison, marker):
+def test_malicious_results_calibrations_tables_and_imagery_raise_an_error(tmp_path, malicious_file, marker):
     from gengeo_hf.data.own import load_table
     from gengeo_hf.data.parquet import read_pairs
     from gengeo_hf.evaluation.results import FORMAT, Result
@@ -173,17 +173,17 @@ def test_results_calibrations_and_tables(tmp_path, poison, marker):
     from gengeo_hf.localization.confidence import Calibration
 
     for name in ("r.json", "c.json", "t.csv", "t.parquet", "m.mbtiles", "i.tif", "p.png"):
-        (tmp_path / name).write_bytes(poison)
-    sound = {"format": FORMAT, "dataset": {}, "model": {}, "metrics": {}}
-    (tmp_path / "s.json").write_text(json.dumps(sound))
-    (tmp_path / "s.queries.parquet").write_bytes(poison)
+        (tmp_path / name).write_bytes(malicious_file)
+    valid = {"format": FORMAT, "dataset": {}, "model": {}, "metrics": {}}
+    (tmp_path / "s.json").write_text(json.dumps(valid))
+    (tmp_path / "s.queries.parquet").write_bytes(malicious_file)
     for table in ("queries", "gallery"):
         (tmp_path / "pairs" / table).mkdir(parents=True)
-        (tmp_path / "pairs" / table / "test-00000-of-00001.parquet").write_bytes(poison)
+        (tmp_path / "pairs" / table / "test-00000-of-00001.parquet").write_bytes(malicious_file)
     saved = tmp_path / "saved"
     saved.mkdir()
     for name in ("dataset_info.json", "state.json", "data-00000-of-00001.arrow"):
-        (saved / name).write_bytes(poison)
+        (saved / name).write_bytes(malicious_file)
     reads = [
         lambda: Result.load(tmp_path / "r.json"),
         lambda: Result.load(tmp_path / "s.json"),
@@ -200,7 +200,7 @@ def test_results_calibrations_and_tables(tmp_path, poison, marker):
     assert not marker.exists()
 
 
-def test_training_state(tmp_path, poison, marker, monkeypatch):
+def test_resume_with_a_malicious_state_file_starts_at_epoch_zero(tmp_path, malicious_file, marker, monkeypatch):
     from accelerate import Accelerator
 
     monkeypatch.syspath_prepend(ROOT / "training")
@@ -216,11 +216,11 @@ def test_training_state(tmp_path, poison, marker, monkeypatch):
     (folder,) = tmp_path.glob("checkpoint-*")
     assert {file.suffix for file in folder.iterdir()} == {".safetensors", ".json", ".parquet"}
     state = json.loads((folder / "state.json").read_text())
-    state.pop("sha256")  # whoever plants a pickle can plant its sum as well
+    state.pop("sha256")  # who can write the malicious file can also change its checksum
     (folder / "state.json").write_text(json.dumps(state))
     for file in sorted(folder.iterdir()):
         content = file.read_bytes()
-        file.write_bytes(poison)
+        file.write_bytes(malicious_file)
         progress, _ = checkpoint.resume(tmp_path, accelerator, model, optimizer, settings, ids)
         assert progress.epoch == 0 and not marker.exists()
         file.write_bytes(content)
@@ -230,35 +230,34 @@ BANNED = {"eval", "exec", "system", "popen", "loads_pickle", "unsafe_load", "ful
 
 
 def calls(path):
+    """(owner, function name, keyword arguments, line number) of each call in a file."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call):
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             owner = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
-            yield owner, name, {word.arg: ast.unparse(word.value) for word in node.keywords}, node.lineno
+            yield owner, name, {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}, node.lineno
 
 
-@pytest.mark.parametrize("room", ["gengeo_hf", "training"])
-def test_no_call_that_could_run_code_of_a_file(room):
-    for path in (ROOT / room).rglob("*.py"):
+@pytest.mark.parametrize("package", ["gengeo_hf", "training"])
+def test_source_code_has_no_call_that_can_run_code_of_a_file(package):
+    for path in (ROOT / package).rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert not {"import pickle", "import joblib", "import dill", "import marshal"} & set(
             map(str.strip, text.splitlines())
         )
-        for owner, name, words, line in calls(path):
+        for owner, name, keywords, line in calls(path):
             where = f"{path.relative_to(ROOT)}:{line}"
             assert not (name in BANNED and owner in ("", "os", "yaml", "accelerator")), where
-            assert words.get("shell") != "True", where
+            assert keywords.get("shell") != "True", where
             if (owner, name) == ("torch", "load"):
-                assert words.get("weights_only") == "True", where
+                assert keywords.get("weights_only") == "True", where
             if (owner, name) == ("np", "load"):
-                assert words.get("allow_pickle") == "False", where
-            if (
-                "trust_remote_code" in words
-            ):  # the Space and the endpoint load the code of the repository they come from
-                assert words["trust_remote_code"] == "False" or "assets/hub" in path.as_posix(), where
+                assert keywords.get("allow_pickle") == "False", where
+            if "trust_remote_code" in keywords:  # the Space and the endpoint load the code of their own repository
+                assert keywords["trust_remote_code"] == "False" or "assets/hub" in path.as_posix(), where
 
 
-def test_names_of_a_manifest_stay_inside(tmp_path):
+def test_manifest_with_a_file_name_outside_the_index_raises_an_error(tmp_path):
     index = GeoIndex.build(StubEncoder(), ListSource(), tmp_path / "idx")
     manifest = json.loads((index.path / "manifest.json").read_text())
     for name in ("../secret.npy", str(tmp_path / "secret.npy"), "..", "a/b", ""):
@@ -270,8 +269,8 @@ def test_names_of_a_manifest_stay_inside(tmp_path):
             GeoIndex.load(index.path)
 
 
-def test_files_of_a_repository_stay_inside(tmp_path):
-    """A Hub that lies about the names of its files."""
+def test_pull_of_file_names_outside_the_directory_raises_an_error(tmp_path):
+    """The Hub server returns file names outside of the target directory."""
     hub = HubServer()
     try:
         outside = tmp_path / "work" / "in" / "out"
@@ -284,24 +283,24 @@ def test_files_of_a_repository_stay_inside(tmp_path):
 import json
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.hub.repository import pull
-said = []
+messages = []
 for number in range({len(names)}):
     try:
         pull(f"someone/evil{{number}}", {str(outside)!r} + str(number))
-        said.append("")
+        messages.append("")
     except GenGeoError as error:
-        said.append(str(error))
-print(json.dumps(said))
+        messages.append(str(error))
+print(json.dumps(messages))
 """
-        said = run(code, hub, HF_HOME=str(tmp_path / "hf"))
+        messages = run(code, hub, HF_HOME=str(tmp_path / "hf"))
     finally:
         hub.close()
     assert not list(tmp_path.rglob("escaped.txt"))
-    assert all("outside" in line for line in said), said
+    assert all("outside" in message for message in messages), messages
 
 
-def test_pictures_of_published_pairs_are_inside_the_files(tmp_path):
-    """A table of a stranger must not name files of this machine."""
+def test_tile_table_with_a_path_of_a_local_image_raises_an_error(tmp_path):
+    """A downloaded table must not name image files of this machine."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -316,18 +315,19 @@ def test_pictures_of_published_pairs_are_inside_the_files(tmp_path):
         open_imagery(tmp_path / "pulled" / "tiles.parquet").read(0)
 
 
-def test_a_token_is_neither_printed_nor_written(tmp_path):
+def test_push_with_a_refused_token_does_not_print_or_write_the_token(tmp_path):
     index = GeoIndex.build(StubEncoder(), ListSource(), tmp_path / "idx")
     hub, secret = HubServer(), "hf_aVerySecretToken1234567890"
     try:
         settings = {"HF_ENDPOINT": hub.address, "HF_TOKEN": secret, "HF_HOME": str(tmp_path / "hf"), "PATH": "/bin"}
         settings |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        words = [sys.executable, "-m", "gengeo_hf.cli", "push", str(index.path), "someone/private"]
-        done = subprocess.run(words, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "gengeo_hf.cli", "push", str(index.path), "someone/private"]
+        result = subprocess.run(command, cwd=ROOT, env=settings, capture_output=True, text=True, check=False)
     finally:
         hub.close()
-    assert done.returncode == 1 and "refused the token" in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    assert secret not in done.stdout + done.stderr
+    assert result.returncode == 1 and "refused the token" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert secret not in result.stdout + result.stderr
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or secret.encode() not in file.read_bytes(), file
 
@@ -342,16 +342,16 @@ def test_a_token_is_neither_printed_nor_written(tmp_path):
         ("qdrant::memory:", "qdrant::memory:"),
     ],
 )
-def test_passwords_in_addresses_of_stores_are_not_shown(address, shown):
+def test_store_address_with_a_password_is_shown_without_it(address, shown):
     from gengeo_hf.index.stores import address as addresses
     from gengeo_hf.index.stores.protocol import StoreIndex
 
-    class Broken:
+    class UnreachableStore:
         def names(self):
             raise RuntimeError(f"no route to {address.partition(':')[2]}, key geheim")
 
     assert addresses.shown(address) == shown
-    store = StoreIndex(Broken(), address)
+    store = StoreIndex(UnreachableStore(), address)
     assert store.address == shown
     if "geheim" in address:
         with pytest.raises(GenGeoError) as caught:
@@ -359,16 +359,16 @@ def test_passwords_in_addresses_of_stores_are_not_shown(address, shown):
         assert "geheim@" not in str(caught.value) and "api_key" not in str(caught.value)
 
 
-def test_a_service_does_not_tell_where_its_store_stands():
+def test_index_response_of_a_store_does_not_contain_its_address():
     pytest.importorskip("pydantic")
     from gengeo_hf.index.stores.protocol import StoreIndex
     from gengeo_hf.serving.schemas import IndexResponse
 
-    reply = IndexResponse.of(StoreIndex(object(), "qdrant:http://me:geheim@10.0.0.7:6333"))
-    assert reply.name == "qdrant"
+    response = IndexResponse.of(StoreIndex(object(), "qdrant:http://me:geheim@10.0.0.7:6333"))
+    assert response.name == "qdrant"
 
 
-def test_nobody_else_is_let_in_unless_asked():
+def test_serve_and_app_listen_on_the_loopback_address_by_default():
     from gengeo_hf.cli.app import app
     from gengeo_hf.cli.serve import serve
 
@@ -376,23 +376,23 @@ def test_nobody_else_is_let_in_unless_asked():
         assert inspect.signature(command).parameters["host"].default == "127.0.0.1"
 
 
-def test_postscript_is_not_opened_by_the_endpoint(monkeypatch):
-    """EPS would start Ghostscript on a stranger's file."""
+def test_endpoint_with_a_postscript_file_raises_an_error(monkeypatch):
+    """Pillow opens EPS files with Ghostscript, which must not process an upload."""
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, "EPS")
     Image.init()
-    monkeypatch.setattr(Image, "ID", [*Image.ID])  # the endpoint shortens Pillow's list for its whole process
-    where = ROOT / "gengeo_hf" / "assets" / "hub" / "handler.py"
-    spec = importlib.util.spec_from_file_location("endpoint_handler", where)
+    monkeypatch.setattr(Image, "ID", [*Image.ID])  # the endpoint removes formats of Pillow for its whole process
+    path = ROOT / "gengeo_hf" / "assets" / "hub" / "handler.py"
+    spec = importlib.util.spec_from_file_location("endpoint_handler", path)
     handler = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(handler)
     with pytest.raises(ValueError, match="not an image"):
         handler.read_image(file.getvalue())
-    with pytest.raises(UnidentifiedImageError):  # also not by the server round it
+    with pytest.raises(UnidentifiedImageError):  # also for other code in the process of the endpoint
         Image.open(file)
 
 
-def test_text_of_a_strangers_index_is_no_markup_on_a_map(tmp_path):
+def test_map_of_an_index_with_html_in_its_texts_escapes_it(tmp_path):
     from gengeo_hf.localization.localizer import GeoLocalizer
     from gengeo_hf.localization.maps import answers_map
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gengeo_hf.common.drawing import FAINT, GRID, INK, PAPER
-from gengeo_hf.common.errors import MissingExtraError
+from gengeo_hf.common.errors import GenGeoError, MissingExtraError
 from gengeo_hf.common.geo import EARTH_RADIUS_M
 from gengeo_hf.evaluation.intervals import Groups, mean_interval
 from gengeo_hf.evaluation.pictures import COLOURS
@@ -83,11 +83,11 @@ def error_curve(errors_m: Mapping[str, np.ndarray]) -> "Figure":
     """
     figure, axes = _figure(6.4, 4.2)
     known = {label: np.sort(values[~np.isnan(values)]) for label, values in errors_m.items()}
-    largest = max((values[np.isfinite(values)].max(initial=1.0) for values in known.values()), default=1.0)
-    limit = max(200.0, 1.05 * float(largest))
+    finite = [1.05 * values[np.isfinite(values)] for values in known.values()]
+    limit = float(np.concatenate([[200.0], *finite]).max())
     for (label, values), colour in zip(known.items(), _colours(len(known)), strict=True):
         reached = values[np.isfinite(values)]
-        share = 100 * np.arange(1, len(reached) + 1) / max(1, len(values))
+        share = 100 * np.arange(1, len(reached) + 1) / len(values)
         below = float(np.mean(values <= 1.0) * 100) if len(values) else 0.0
         distance = np.r_[1.0, np.maximum(reached, 1.0), limit]
         height = np.r_[below, share, share[-1] if len(share) else below]
@@ -126,12 +126,17 @@ def error_map(
         areas: Area of each query; the largest areas get a panel each.
         right_m: Largest distance of a found query, metres.
         panels: Maximum number of panels.
+
+    Raises:
+        GenGeoError: No query has a known error.
     """
     known = np.isfinite(error_m)
     names = np.array(["all queries" if not areas or area is None else area for area in (areas or lat)], dtype=object)
     sizes = {str(name): int((known & (names == name)).sum()) for name in sorted(set(names))}
     # Areas without any known position are skipped.
     largest = sorted((name for name in sizes if sizes[name]), key=lambda name: -sizes[name])[:panels]
+    if not largest:
+        raise GenGeoError("no query has a known error in metres: there is nothing to draw on a map")
     columns = min(2, len(largest))
     rows = -(-len(largest) // columns)
     figure, grid = _figure(5.2 * columns, 4.9 * rows + 0.4, rows, columns)
@@ -142,7 +147,7 @@ def error_map(
     for axes in np.atleast_1d(grid).flat[len(largest) :]:
         axes.set_visible(False)
     handles, labels = np.atleast_1d(grid).flat[0].get_legend_handles_labels()
-    labels = [label.replace("found", f"found within {right_m:g} m", 1) for label in labels]
+    labels = [label.replace("found", f"found within {right_m:g} m") for label in labels]
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, handletextpad=0.3)
     return figure
 
@@ -153,7 +158,8 @@ def _panel(
     """Draw one area, in metres or kilometres east and north of its middle."""
     from matplotlib.collections import LineCollection
 
-    lon, to_lon = (lon[0] + (values - lon[0] + 180) % 360 - 180 for values in (lon, to_lon))  # no jump at the date line
+    # Degrees east of the meridian opposite to the first query: no jump at the date line.
+    lon, to_lon = ((values - lon[0] + 180) % 360 for values in (lon, to_lon))
     middle = (lat.min() + lat.max()) / 2, (lon.min() + lon.max()) / 2
     metre = np.radians(1) * EARTH_RADIUS_M
     reach = metre * max(np.ptp(lat), np.ptp(lon) * np.cos(np.radians(middle[0])), 1e-3) / 2
@@ -167,7 +173,7 @@ def _panel(
     side = 1.06 * reach / unit
     near = lost & (np.abs(answer) <= side).all(axis=1)
     drawn = np.nonzero(near)[0][:_MOST_LINES]
-    size = float(np.clip(6000 / max(1, len(lat)), 2, 30))
+    size = float(np.clip(6000 / len(lat), 2, 30))
     axes.add_collection(
         LineCollection(
             list(np.stack([true[drawn], answer[drawn]], axis=1)), colors=COLOURS["wrong"], linewidths=0.7, alpha=0.4

@@ -110,7 +110,7 @@ class _Facts:
         row_of = {text: row for row, text in enumerate(self._table.text(column)) if text}
         ids = result.queries["query_id"].to_pylist()
         rows = [row_of.get(name, -1) for name in ids]
-        if max(rows, default=-1) < 0:
+        if max(rows) < 0:
             raise GenGeoError(f"{self._table.file} has none of the result's {len(ids):,} photos, such as {ids[0]}")
         self._rows = rows
 

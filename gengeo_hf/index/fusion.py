@@ -40,7 +40,7 @@ class CellSearch:
 
     def __init__(self, version: "Version", fusion: str) -> None:
         self._version, self._mean = version, check_fusion(fusion) == "mean"
-        rows, centres, sides = [], [], []
+        rows, centres, sides = [np.empty(0, np.int64)], [np.empty((0, 2))], [np.empty(0)]  # all tiles may be removed
         for base, segment in zip(version.bases[:-1], version.segments, strict=True):
             live = segment.live_rows()
             tiles = segment.tiles.select(["lat", "lon", "south", "north"]).take(live)
@@ -82,12 +82,12 @@ class CellSearch:
 
     def _fused(self, query: np.ndarray, cells: np.ndarray) -> np.ndarray:
         """Scores of cells from all of their tiles, float32 (cells,)."""
+        if not len(cells):
+            return np.zeros(0, np.float32)
         counts = self._first[cells + 1] - self._first[cells]
         starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.int64)
         inside = np.arange(int(counts.sum())) - np.repeat(starts, counts)
         rows = self._rows[np.repeat(self._first[cells], counts) + inside]
-        if not len(rows):
-            return np.zeros(0, np.float32)
         order = np.argsort(rows)
         scores = np.empty(len(rows), np.float32)
         scores[order] = self._version.searcher.scores(query, rows[order])

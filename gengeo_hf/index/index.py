@@ -363,7 +363,7 @@ class GeoIndex:
         mask = edit.tombstone_mask(tile_ids, area, bounds, source)
         with self._editing() as change:
             removed = change.remove(mask)
-            gone = mask(change.left_out) if len(change.left_out) else np.zeros(0, bool)
+            gone = mask(change.left_out)
             if removed or gone.any():
                 if gone.any():
                     change.left_out = change.left_out.filter(pa.array(~gone))
@@ -384,7 +384,7 @@ class GeoIndex:
         """Edit the newest version, then open the result."""
         with edit.editing(self.path) as change:
             yield change
-        if change.manifest.version + 1 == read_manifest(self.path).version or self.is_outdated:
+        if self.is_outdated:
             self._use(open_version(self.path, verify=False))
 
     def report(self) -> str:

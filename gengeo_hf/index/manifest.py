@@ -346,8 +346,7 @@ class Manifest:
         """Return the next version with a new event; of a long history the first and the last events are kept."""
         event = Event(now(), what, {key: value for key, value in details.items() if value not in (None, "", [])})
         history = [*self.history, event]
-        if len(history) > EVENTS + 1:
-            history = [history[0], *history[-EVENTS:]]
+        history = history[:1] + history[1:][-EVENTS:]
         return replace(self, version=self.version + 1, changed=event.when, history=history)
 
 

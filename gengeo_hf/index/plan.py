@@ -12,7 +12,7 @@ from typing import Any
 from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.imagery.plan import ImageryPlan, estimate_cells
-from gengeo_hf.index.search import EXACT_LIMIT, FLAT_LIMIT
+from gengeo_hf.index.search import EXACT_LIMIT, FLAT_LIMIT, SCAN_ROWS
 
 BYTES_A_PIXEL = 0.4  # JPEG imagery of a quality that shows streets and roofs
 ROW_BYTES = 110  # row of a tile in the table, with names of about ten characters
@@ -152,5 +152,5 @@ def search_ms(tiles: int, dim: int) -> float:
     """
     if tiles <= EXACT_LIMIT:
         return tiles * dim * (FLAT_NS if tiles <= FLAT_LIMIT else HALF_NS) / 1e6
-    cores = 1 if tiles <= 2_097_152 else 2  # one core scans one file
+    cores = 1 if tiles <= SCAN_ROWS else 2  # one core scans one file
     return EXACT_MS * math.sqrt(tiles) + tiles * dim * SCAN_NS / 1e6 / cores

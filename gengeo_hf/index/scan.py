@@ -82,7 +82,7 @@ class _Quantizer:
         dim = sample.shape[1]
         width = -(-dim // GROUP) * GROUP
         centred = (sample - sample.mean(axis=0)).astype(np.float64)
-        variances, axes = np.linalg.eigh(centred.T @ centred / len(sample))  # of one tile too, unlike numpy.cov
+        variances, axes = np.linalg.eigh(centred.T @ centred)  # only their ratios matter
         rotation = np.zeros((width, dim), np.float32)
         rotation[_balanced(variances, width // GROUP)] = axes.T
         centroids = faiss.ProductQuantizer(width, width // GROUP, 4)

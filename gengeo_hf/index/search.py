@@ -183,9 +183,10 @@ class Searcher:
             for number, part in zip(again, parts, strict=True):
                 found[number] = part
             estimates = np.concatenate([estimate for estimate, _, _ in found], axis=1)
-            enough = estimates.shape[1] >= depth
-            least = np.partition(estimates, -depth, axis=1)[:, -depth] if enough else np.full(len(queries), -np.inf)
-            again = np.array([n for n in np.flatnonzero(requested < totals) if (found[n][2] > least).any()], np.int64)
+            again = np.flatnonzero(requested < totals)
+            if len(again):  # then at least `depth` rows were requested, see `_first_requests`
+                least = np.partition(estimates, -depth, axis=1)[:, -depth]
+                again = np.array([n for n in again if (found[n][2] > least).any()], np.int64)
             requested[again] = np.minimum(totals[again], requested[again] * 2)
         rows = np.concatenate([row for _, row, _ in found], axis=1)
         best = np.argsort(-estimates, axis=1)[:, :depth]
@@ -262,7 +263,9 @@ class Searcher:
 
     def _filled(self, runs: Sequence[tuple[int, int, np.ndarray | None]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield live vectors of runs as float32 blocks of at most `BLOCK` rows, with their row numbers."""
-        dim = self._parts[0].descriptors.shape[1] if self._parts else 0
+        if not runs:
+            return
+        dim = self._parts[0].descriptors.shape[1]
         buffer, numbers, filled = np.empty((BLOCK, dim), np.float32), np.empty(BLOCK, np.int64), 0
         for first, last, mask in runs:
             number = int(np.searchsorted(self._bases, first, side="right")) - 1

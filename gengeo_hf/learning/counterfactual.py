@@ -4,7 +4,6 @@ The tokens of an image are aggregated a second time with a random layout. If bot
 layout has no effect, and the loss is large: ln 2 for equal descriptors, 4.5e-5 for orthogonal ones.
 """
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,6 +19,5 @@ def counterfactual_loss(actual: Tensor, other: Tensor, sharpness: float = 5.0) -
     Returns:
         Loss of each image, float32 (batch,).
     """
-    with torch.autocast(actual.device.type, enabled=False):
-        cosine = (actual.float() * other.float()).sum(dim=1)
-        return functional.softplus(sharpness * (2 * cosine - 2))
+    cosine = (actual.float() * other.float()).sum(dim=1)
+    return functional.softplus(sharpness * (2 * cosine - 2))

@@ -106,7 +106,7 @@ def _nearest_of_block(
     queries = torch.as_tensor(block, dtype=torch.float32, device=device)
     own_label = torch.as_tensor(own, device=device)[:, None]
     best = torch.full((len(queries), k), -torch.inf, device=device)
-    rows = torch.full((len(queries), k), -1, dtype=torch.int64, device=device)
+    rows = torch.zeros((len(queries), k), dtype=torch.int64, device=device)
     for first in range(0, len(items), BLOCK):
         part = torch.as_tensor(items[first : first + BLOCK], dtype=torch.float32, device=device)
         scores = queries @ part.T

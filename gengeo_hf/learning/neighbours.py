@@ -82,7 +82,7 @@ def great_circle_neighbours(
     # numbers in radians.
     searched = to_unit_vectors(np.degrees(lat), np.degrees(lon)) if legacy_degrees else points
     rows = _nearest(searched, k)
-    padded = np.where(rows < 0, 0, rows)
+    padded = rows.clip(0)
     chords = np.stack([np.linalg.norm(points[padded[:, j]] - points, axis=1) for j in range(k)], axis=1)
     metres = np.where(rows < 0, np.inf, arc_m(chords)).astype(np.float32)
     return NeighbourTable(ids, rows, metres)

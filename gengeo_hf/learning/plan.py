@@ -167,13 +167,11 @@ def plan_epoch(
         raise ValueError(
             f"{len(pairs)} pairs are fewer than one batch of {rules.batch_size}: use a smaller batch or more data"
         )
-    last = len(pairs.queries_of_tile) - 1
-    known = np.zeros(last + 2, dtype=bool)  # whether each tile is a true tile; the last element is for -1
-    known[pairs.tile_of_query], known[-1] = True, True
+    known = np.append(pairs.tile_of_query, -1)
     for table in tables:
         if table.ndim != 2 or len(table) != len(pairs):
             raise ValueError(f"a neighbour table of shape {table.shape} does not fit {len(pairs)} queries")
-        if table.size and (table.min() < -1 or table.max() > last or not known[table].all()):
+        if not np.isin(table, known).all():
             raise ValueError("a neighbour table contains tiles that are not the true tile of a training query")
     return _Planner(pairs, tables, rules, generator, _quotas(rules.neighbours, len(tables), shares)).run()
 
@@ -181,9 +179,9 @@ def plan_epoch(
 def _quotas(neighbours: int, tables: int, shares: list[float] | None) -> list[int]:
     """Return the number of neighbours of an anchor from each table; their sum is k."""
     shares = [1.0] * tables if shares is None else shares
-    if len(shares) != tables or min(shares, default=1) < 0 or (tables and sum(shares) <= 0):
+    if len(shares) != tables or any(share < 0 for share in shares) or (tables and sum(shares) <= 0):
         raise ValueError(f"{tables} neighbour tables need as many shares, none negative and not all zero; got {shares}")
-    ends = np.round(neighbours * np.cumsum(shares) / max(sum(shares), 1e-9)).astype(int)
+    ends = np.round(neighbours * np.cumsum(shares) / sum(shares)).astype(int)
     quotas: list[int] = np.diff(ends, prepend=0).tolist()
     return quotas
 
@@ -208,13 +206,11 @@ class _Planner:
         self.batches: list[list[int]] = []
         self.anchors, self.taken = 0, [0] * len(tables)
         self.taken_by_tile: dict[int, set[int]] = {}  # published rules: neighbours taken by other photos of the tile
-        if rules.min_negative_distance_m and pairs.lat_lon is None:
-            raise ValueError("min_negative_distance_m needs the position of every query")
-        self.xyz = (
-            to_unit_vectors(*np.transpose(pairs.lat_lon))
-            if rules.min_negative_distance_m and pairs.lat_lon is not None
-            else None
-        )
+        self.xyz: np.ndarray | None = None
+        if rules.min_negative_distance_m:
+            if pairs.lat_lon is None:
+                raise ValueError("min_negative_distance_m needs the position of every query")
+            self.xyz = to_unit_vectors(*np.transpose(pairs.lat_lon))
         self._open_batch()
 
     def run(self) -> Plan:
@@ -256,7 +252,7 @@ class _Planner:
         if self.xyz is not None:
             self.batch_xyz[len(self.batch)] = self.xyz[query]
         self.batch.append(query)
-        self.used[query] = 1
+        self.used[query] = True
         self.unused_of_tile[tile] -= 1
         self.batch_tiles.add(tile)
         self.banned_tiles.update(self.pairs.covered[query] if self.rules.ban_semi_positives else (tile,))

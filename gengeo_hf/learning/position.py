@@ -23,7 +23,7 @@ def soft_argmax(query: Tensor, cells: Tensor, temperature: float = 0.05) -> Tens
     Returns:
         Column and row of each query in cells, float32 (batch, 2); 0 is the centre of the first cell.
     """
-    rows, columns = cells.shape[-2:]
+    rows, columns = cells.shape[2:]
     with torch.autocast(query.device.type, enabled=False):
         unit = functional.normalize(cells.float().flatten(2), dim=1)
         cosines = torch.einsum("bd,bdn->bn", functional.normalize(query.float(), dim=1), unit)
@@ -55,7 +55,7 @@ def position_error(
     Raises:
         ValueError: A grid is finer than the map.
     """
-    finest = min(cells.shape[-2:])
+    finest = min(cells.shape[2:])
     if not grids or not 1 <= min(grids) <= max(grids) <= finest:
         raise ValueError(f"grids are {list(grids)}; the map has {finest} cells a side, and a grid cannot be finer")
     total = torch.zeros(len(query), device=query.device)

@@ -30,8 +30,9 @@ class GenGeoDinov2Embeddings(Dinov2Embeddings):
     def interpolate_pos_encoding(self, embeddings: torch.Tensor, height: int, width: int) -> torch.Tensor:
         """Return the position embeddings (1, 1 + n, C) for an image of height x width pixels."""
         positions = self.position_embeddings
-        side = round((int(positions.shape[1]) - 1) ** 0.5)
-        rows, columns = height // self.patch_embeddings.patch_size[0], width // self.patch_embeddings.patch_size[1]
+        side = round(self.patch_embeddings.num_patches**0.5)
+        patch: Any = self.patch_size  # one number of pixels, see `GenGeoConfig`
+        rows, columns = height // patch, width // patch
         if rows == side and columns == side:
             return positions
         grid = positions[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)

@@ -259,11 +259,11 @@ def _check_names(config_class: Any, given: dict[str, Any]) -> None:
     own = [name for name in config_class.__dataclass_fields__ if name not in PreTrainedConfig.__dataclass_fields__]
     foreign = [name for name in given if not name.startswith("_") and name not in known]
     for name in foreign:
-        near = difflib.get_close_matches(name, own, n=1, cutoff=0.8)
+        near = difflib.get_close_matches(name, own, cutoff=0.8)
         if near:
             raise ValueError(f"GenGeoConfig has no setting {name!r}; did you mean {near[0]!r}?")
     if foreign:
-        warnings.warn(f"GenGeoConfig does not know {', '.join(sorted(foreign))}: stored, not used", stacklevel=4)
+        warnings.warn(f"GenGeoConfig does not know {', '.join(sorted(foreign))}: stored, not used", stacklevel=5)
 
 
 # Keys of config.json and arguments that the base class accepts without a field.

@@ -77,7 +77,7 @@ class GenGeoImageProcessor(PilBackend):
         for name in (
             set(kwargs) - set(ImagesKwargs.__annotations__) - set(known)
         ):  # a config file may contain unused keys
-            if near := difflib.get_close_matches(name, known, n=1, cutoff=0.75):
+            if near := difflib.get_close_matches(name, known, cutoff=0.75):
                 raise TypeError(f"GenGeoImageProcessor has no setting {name!r}; did you mean {near[0]!r}?")
         super().__init__(**kwargs)
 
@@ -117,11 +117,9 @@ class GenGeoImageProcessor(PilBackend):
         if isinstance(image, Image.Image):
             rgb = upright_rgb(image) if do_convert_rgb else image
             return np.atleast_3d(np.array(rgb)).transpose(2, 0, 1)
-        if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.shape[0] > 4:
-            array = image.transpose(2, 0, 1)  # the common layout, without the slow inference of transformers
-        else:
-            array = super().process_image(image, do_convert_rgb=do_convert_rgb, **kwargs)
-        if do_convert_rgb and array.shape[0] in (1, 4):  # transformers does not convert arrays of grey or RGBA images
+        # Without the conversion of transformers, which composes transparent arrays over white.
+        array = super().process_image(image, do_convert_rgb=False, **kwargs)
+        if do_convert_rgb and array.shape[0] in (1, 4):
             array = np.repeat(array, 3, axis=0) if array.shape[0] == 1 else _opaque(array)
         return array
 
@@ -192,7 +190,7 @@ class GenGeoImageProcessor(PilBackend):
 def _apply_transform(image: np.ndarray, transform: ViewTransform) -> np.ndarray:
     """Transform an image (3, H, W) to another view of the same dtype."""
     changed = transform(torch.from_numpy(np.ascontiguousarray(image))[None])[0]
-    return (changed.round().clamp(0, 255).to(torch.uint8) if image.dtype == np.uint8 else changed).numpy()
+    return (changed.round().to(torch.uint8) if image.dtype == np.uint8 else changed).numpy()
 
 
 def _check_size(size: Any, view: str) -> Any:
@@ -213,7 +211,6 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     rgb = _rgb(image)
     if orientation not in range(2, 9):
         return rgb
-    rgb = rgb.copy() if rgb is image else rgb
     rgb.getexif()[ExifTags.Base.Orientation] = orientation  # a conversion may have dropped it
     return ImageOps.exif_transpose(rgb)
 
@@ -224,14 +221,14 @@ def _rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(eight_bits(np.asarray(image))).convert("RGB")
-    if image.format == "TIFF" and image.mode in ("RGBA", "RGBX"):
+    if image.format == "TIFF" and image.mode == "RGBA":
         bands = np.asarray(image)  # a fourth band that is not a mask is near infrared
-        if image.mode == "RGBX" or np.any((bands[..., 3] != 0) & (bands[..., 3] != 255)):
+        if np.any((bands[..., 3] != 0) & (bands[..., 3] != 255)):
             return Image.fromarray(np.ascontiguousarray(bands[..., :3]))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         if image.mode in ("La", "RGBa"):
             image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-        behind = Image.new("RGBA", image.size, (*BACKGROUND, 255))
+        behind = Image.new("RGBA", image.size, BACKGROUND)
         return Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
     return image.convert("RGB")
 
@@ -240,11 +237,9 @@ def eight_bits(values: np.ndarray) -> np.ndarray:
     """Scale integers of more than 8 bits, or fractions of 1, to uint8."""
     values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     peak = float(values.max(initial=0.0))
-    if peak <= 1.0 and np.any(values % 1):
-        full = 1.0  # fractions: 1 is white
-    else:
-        full = 2.0 ** max(8, math.ceil(math.log2(peak + 1))) - 1 if peak > 0 else 255.0
-    return np.clip(np.rint(values * (255.0 / full)), 0, 255).astype(np.uint8)
+    bits = max(8, math.ceil(math.log2(peak + 1)))
+    full = 1.0 if peak <= 1.0 and np.any(values % 1) else 2.0**bits - 1  # of fractions, 1 is white
+    return np.rint(values * (255.0 / full)).clip(0).astype(np.uint8)
 
 
 def _with_bands(image: Any) -> Any:
@@ -279,7 +274,7 @@ def levels(array: np.ndarray, do_rescale: bool = True) -> np.ndarray:
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * 255
     if not np.issubdtype(array.dtype, np.floating):
-        return array.astype(np.uint8) if array.size and array.min() >= 0 and array.max() <= 255 else eight_bits(array)
+        return eight_bits(array)
     if not do_rescale:
         return array
     array = array.astype(np.float32)

@@ -250,7 +250,7 @@ class GenGeoModel(GenGeoPreTrainedModel):
             else functional.interpolate(pixel_values, size, mode="bilinear", antialias=True)
         )
         self.guide.eval()
-        keep = float(self.config.aerial_keep or 1.0)  # there is no guide where it is None
+        keep: Any = self.config.aerial_keep  # a number, since there is a guide
         chosen = choose_tokens(attention_map(self.guide, seen), (rows, columns), keep)
         self.guide.train(training)
         return chosen
@@ -268,7 +268,7 @@ class GenGeoModel(GenGeoPreTrainedModel):
         return self.heads[view]
 
     def _token_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
-        height, width = pixel_values.shape[-2:]
+        height, width = pixel_values.shape[2:]
         backbone: Any = self.config.backbone_config
         patch_height, patch_width = patch_sides(backbone)
         if family_of(backbone).whole_patches and (height % patch_height or width % patch_width):
@@ -315,7 +315,7 @@ def _check_arguments(given: Any) -> None:
     known = ("aerial_pixel_values", "output_assignment", "pixel_values", "return_loss", "view")
     for name in given:
         if name not in TransformersKwargs.__annotations__ and (
-            near := difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+            near := difflib.get_close_matches(name, known, cutoff=0.7)
         ):
             raise TypeError(f"GenGeoModel has no argument {name!r}; did you mean {near[0]!r}?")
 

@@ -28,12 +28,13 @@ def attention_map(guide: Any, pixels: torch.Tensor) -> torch.Tensor:
     """
     family = family_of(guide.config)
     high, wide = family.patch_sides(guide.config)
+    height, width = pixels.shape[2:]
     output = family.run(guide, pixels, output_attentions=True)
     attention = output.attentions[-1].float().sum(dim=1)  # (B, 1 + n, 1 + n)
     first = 1 + family.other_tokens(guide.config)
     found = attention[:, : family.global_tokens, first:].sum(dim=1)
     found = found / found.amax(dim=1, keepdim=True).clamp(min=1e-12)
-    return found.unflatten(1, (pixels.shape[-2] // high, pixels.shape[-1] // wide))
+    return found.unflatten(1, (height // high, width // wide))
 
 
 def choose_tokens(importance: torch.Tensor, grid: tuple[int, int], keep: float) -> torch.Tensor:

@@ -59,7 +59,7 @@ class ViewTransform:
         Raises:
             ValueError: Ground images are not whole panoramas, or tiles are not square.
         """
-        height, width = images.shape[-2:]
+        height, width = images.shape[2:]
         if self.view == "ground" and width < _MIN_ASPECT * height:
             raise ValueError(
                 f"the view {self.text} needs a whole panorama, at least twice as wide as high; found {height} x "
@@ -107,8 +107,7 @@ def parse_view(text: str, view: str) -> ViewTransform:
 
 def _of_sphere(panorama: torch.Tensor, change: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
     """Apply `change` to panoramas after padding them to a full sphere."""
-    whole = panorama.shape[-1] == 2 * panorama.shape[-2]
-    return change(panorama if whole else padded_sphere(panorama))
+    return change(padded_sphere(panorama))
 
 
 def polar_tile(aerial: torch.Tensor, size: tuple[int, int], *, pixel_centres: bool = False) -> torch.Tensor:
@@ -130,9 +129,9 @@ def polar_tile(aerial: torch.Tensor, size: tuple[int, int], *, pixel_centres: bo
     Raises:
         ValueError: The tiles are not square.
     """
-    side = aerial.shape[-1]
-    if aerial.shape[-2] != side:
-        raise ValueError(f"the polar transform needs square tiles, found {aerial.shape[-2]} x {side} pixels")
+    high, side = aerial.shape[2:]
+    if high != side:
+        raise ValueError(f"the polar transform needs square tiles, found {high} x {side} pixels")
     height, width = size
     inside = 0.5 if pixel_centres else 0.0
     radius = side / 2 * (height - 1 + inside - torch.arange(height, dtype=torch.float64)) / height
@@ -237,12 +236,12 @@ def _sample_directions(
     horizon_row: float | None,
 ) -> torch.Tensor:
     """Sample panoramas in directions in radians: clockwise from the centre column, and below the horizon."""
-    height, width = panorama.shape[-2:]
+    height, width = panorama.shape[2:]
     if not 0 < vertical_fov <= 180:
         raise ValueError(f"a vertical field of view lies in 0..180 degrees, found {vertical_fov:g}")
     horizon = (height - 1) / 2 if horizon_row is None else horizon_row
     rows = horizon + torch.rad2deg(depression) * height / vertical_fov
-    columns = width * (azimuth / (2 * math.pi) + 0.5) - 0.5
+    columns = (width - 1) / 2 + width * azimuth / (2 * math.pi)
     visible = (rows >= -0.5) & (rows <= height - 0.5)
     return sampled(panorama, rows, columns, sphere=True) * visible.to(panorama.device)
 
@@ -255,7 +254,7 @@ def padded_sphere(panorama: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: A panorama is higher than half its width, or cannot be padded symmetrically.
     """
-    height, width = panorama.shape[-2:]
+    height, width = panorama.shape[2:]
     missing = width // 2 - height
     if missing < 0 or missing % 2 or width % 2:
         raise ValueError(f"{height} x {width} pixels cannot be padded evenly to {width / 2:g} x {width}")
@@ -274,10 +273,11 @@ def sampled(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, sph
         Sampled images, float32 (B, C, h, w).
     """
     pixels = images.float()
+    height, width = pixels.shape[2:]
     if sphere:
+        rows, columns = rows.clamp(0, height - 1), columns % width
         pixels = torch.cat([pixels, pixels[..., :1]], dim=-1)  # repeat the first column after the last
-        rows, columns = rows.clamp(0, images.shape[-2] - 1), columns % images.shape[-1]
-    height, width = pixels.shape[-2:]
+        width += 1
     grid = torch.stack([columns * 2 / (width - 1) - 1, rows * 2 / (height - 1) - 1], dim=-1).float().to(pixels.device)
     grid = grid[None].expand(len(pixels), *grid.shape)
     return functional.grid_sample(pixels, grid, padding_mode="zeros", align_corners=True)
@@ -285,7 +285,7 @@ def sampled(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, sph
 
 def _sphere(panorama: torch.Tensor) -> tuple[int, int]:
     """Return height and width of a panorama of a full sphere; refuse other aspect ratios."""
-    height, width = panorama.shape[-2:]
+    height, width = panorama.shape[2:]
     if width != 2 * height:
         raise ValueError(f"{height} x {width} pixels are not a full sphere (2:1): pad it with `padded_sphere`")
     return height, width

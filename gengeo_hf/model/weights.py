@@ -76,7 +76,7 @@ def check_complete(model: Any, info: Any, name: Any, is_new: bool, may_differ: b
         )
     new = ("heads.", "logit_scale") if is_new else ()
     lacking = set(found["missing_keys"]) - {key for key, _, _ in found["mismatched_keys"]}
-    missing = sorted(key for key in lacking if not key.startswith(new) or not new)
+    missing = sorted(key for key in lacking if not key.startswith(new))
     extra = sorted(key for key in found["unexpected_keys"] if not (is_new and key.startswith(_OTHER_TASKS)))
     advice = "fetch or save the checkpoint again; in Python, allow_missing=True "
     filling = f"{advice}fills it with random weights"

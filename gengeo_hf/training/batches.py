@@ -178,9 +178,9 @@ def geographic_table(train: CrossViewDataset, pairs: Pairs, pool: int, legacy_de
 
 def last_photo_of_a_tile(pairs: Pairs, table: np.ndarray) -> np.ndarray:
     """Give all photos of a tile the row of the last one, as Sample4Geo, which stores one list per tile."""
-    last = np.zeros(int(pairs.tile_of_query.max()) + 1, dtype=int)
-    last[pairs.tile_of_query] = np.arange(len(pairs))  # for equal indices, the last value is kept
-    return table[last[pairs.tile_of_query]]
+    tiles = pairs.tile_of_query.tolist()
+    last = {tile: photo for photo, tile in enumerate(tiles)}
+    return table[[last[tile] for tile in tiles]]
 
 
 def coverage_mask(pairs: Pairs, rows: np.ndarray) -> np.ndarray:

@@ -224,7 +224,7 @@ def _refuse_other_settings(folder: Path, found: dict[str, Any], wanted: dict[str
     defaults = flat(as_dict(Settings(output="")))  # for runs of earlier versions, which lack newer keys
     found, wanted = defaults | flat(found), flat(json.loads(json.dumps(wanted)))
     for key in sorted((found.keys() | wanted.keys()) - FREE):
-        longer = key == "optimisation.epochs" and found.get(key, 0) < wanted[key]
+        longer = key == "optimisation.epochs" and found[key] < wanted[key]
         if found.get(key) != wanted.get(key) and not longer:
             raise GenGeoError(
                 f"{folder} contains a run with {key}={found.get(key)}, not {wanted.get(key)}; "

@@ -289,8 +289,8 @@ def check_smallest_images(
     """
     if augmentation is None:
         return
-    heads: Any = model.heads.values()
-    fewest = max(int(head.aggregator.fewest_tokens) for head in heads)
+    head: Any = next(iter(model.heads.values()))  # separate heads have the same configuration
+    fewest = int(head.aggregator.fewest_tokens)
     high, wide = patch_sides(model.config.backbone_config)
     for view, size in processor.view_sizes.items():
         height, width = augmentation.smallest(view, size["height"], size["width"])

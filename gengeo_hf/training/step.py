@@ -139,12 +139,12 @@ def build_optimizer(model: torch.nn.Module, settings: Settings) -> tuple[torch.o
     groups = parameter_groups(model, plan.weight_decay)
     betas = plan.betas[0], plan.betas[1]
     if plan.sharpness is None:
-        return torch.optim.AdamW(groups, betas=betas, lr=1.0), None
+        return torch.optim.AdamW(groups, betas=betas), None  # the loop sets the learning rate before each step
     try:
         from pytorch_optimizer import SAM
     except ImportError as error:
         raise GenGeoError("optimisation.sharpness needs pytorch-optimizer: pip install gengeo_hf[train]") from error
-    around = SAM(groups, torch.optim.AdamW, rho=plan.sharpness, adaptive=plan.sharpness_adaptive, betas=betas, lr=1.0)
+    around = SAM(groups, torch.optim.AdamW, rho=plan.sharpness, adaptive=plan.sharpness_adaptive, betas=betas)
     return around.base_optimizer, around
 
 

@@ -100,7 +100,7 @@ class Meter:
     def __init__(self, flops: float, accelerator: Accelerator) -> None:
         self.flops, self.processes = flops, accelerator.num_processes
         self.peak, self.peak_name = peak_flops(accelerator.device)
-        self.device, self.pairs, self.waited = accelerator.device, 0, 0.0
+        self.device = accelerator.device
         self.last: dict[str, float] = {}
         self.start()
 

@@ -18,7 +18,13 @@ from gengeo_hf.evaluation.intervals import (
     paired_differences,
     query_groups,
 )
-from gengeo_hf.evaluation.metrics import metrics_of_scan, per_query_outcomes
+from gengeo_hf.evaluation.metrics import (
+    average_precision,
+    average_precision_trapezoid,
+    error_metrics,
+    metrics_of_scan,
+    per_query_outcomes,
+)
 from gengeo_hf.evaluation.neighbourhood import near_rule_outcomes, prior_outcomes
 
 from .test_ranks import unit
@@ -227,3 +233,78 @@ def test_metrics_of_invalid_input_raise_errors():
         paired_differences({"a": np.ones(3)}, {"a": np.ones(2)})
     with pytest.raises(GenGeoError, match="at least one query"):
         mean_interval(np.array([]))
+
+
+@pytest.mark.parametrize(
+    ("size", "k"),
+    [
+        (99, {"floor": 1, "ceil": 1, "round": 1, "floor+1": 1, "round+1": 2}),
+        (100, {"floor": 1, "ceil": 1, "round": 1, "floor+1": 2, "round+1": 2}),
+        (149, {"floor": 1, "ceil": 2, "round": 1, "floor+1": 2, "round+1": 2}),
+        (150, {"floor": 1, "ceil": 2, "round": 2, "floor+1": 2, "round+1": 3}),
+        (301, {"floor": 3, "ceil": 4, "round": 3, "floor+1": 4, "round+1": 4}),
+        (350, {"floor": 3, "ceil": 4, "round": 4, "floor+1": 4, "round+1": 5}),
+        (20, {"floor": 1, "ceil": 1, "round": 1, "floor+1": 1, "round+1": 1}),
+    ],
+)
+def test_one_percent_k_of_every_rule_at_its_limits(size, k):
+    assert {rule: one_percent_k(size, rule) for rule in k} == k
+
+
+def test_average_precisions_equal_numbers_computed_by_hand():
+    ranks = np.array([[0, 2, 9], [1, 2, 9], [0, 1, 8], [3, 9, 9], [9, 9, 9]])  # of 9 tiles; 9 is none
+    plain = [(1 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2, (1 + 1 + 3 / 9) / 3, 1 / 4, 0]
+    np.testing.assert_allclose(average_precision(ranks, 9), plain)
+    # Each hit counts the mean of the precision before it and at it; before rank 0 it is 1.
+    trapezoid = [
+        ((1 + 1) / 2 + (1 / 2 + 2 / 3) / 2) / 2,
+        ((0 + 1 / 2) / 2 + (1 / 2 + 2 / 3) / 2) / 2,
+        ((1 + 1) / 2 + (1 / 1 + 2 / 2) / 2 + (2 / 8 + 3 / 9) / 2) / 3,
+        (0 + 1 / 4) / 2,
+        0,
+    ]
+    np.testing.assert_allclose(average_precision_trapezoid(ranks, 9), trapezoid)
+
+
+def test_error_metrics_count_errors_at_a_limit_as_within_it():
+    found = error_metrics(np.array([5, 10, 25, 40, 50, 100, 100.5, np.nan]))
+    assert found == {
+        "num_with_position": 7,
+        "median_error_m": 40.0,
+        "mean_error_m": pytest.approx(330.5 / 7),
+        **{f"within_{m}m": pytest.approx(n / 7) for n, m in enumerate((5, 10, 25, 40, 50, 100), 1)},
+    }
+    assert error_metrics(np.array([np.nan])) == {}
+    some = error_metrics(np.array([1.0, 2.0, np.inf]))  # no mean where a query has no answer
+    assert some["median_error_m"] == 2 and "mean_error_m" not in some and some["within_5m"] == pytest.approx(2 / 3)
+    assert "median_error_m" not in error_metrics(np.array([1.0, np.inf, np.inf]))
+
+
+def test_metrics_have_by_default_k_of_1_5_and_10_and_errors_only_with_both_positions(city):
+    queries, gallery, rows, semi, places, tiles = city
+    recalls = [f"recall@{k}" for k in ("1", "5", "10", "1%")]
+    facts = ["num_queries", "gallery_size", "ties", "one_percent_k"]
+    result = scan(queries, gallery, rows)
+    assert list(per_query_outcomes(result)) == [*recalls, "average_precision"]
+    assert list(metrics_of_scan(result)) == [*facts, *recalls, "average_precision"]
+    for given in ({}, {"query_positions": places}, {"gallery_positions": tiles}):
+        assert list(evaluate_descriptors(queries, gallery, rows, **given)) == [*facts, *recalls, "average_precision"]
+    masked = ["hit_rate_code", "hit_rate_wording", *(name.replace("@", "_masked@") for name in recalls)]
+    found = evaluate_descriptors(queries, gallery, rows, semi_positive_rows=semi)
+    assert list(found) == [*facts, *recalls, *masked, "average_precision"]
+    assert found["recall@1"] < found["recall@5"] < found["recall@10"]
+    scores = queries.astype(np.float64) @ gallery.astype(np.float64).T
+    ranks = (scores > scores[np.arange(60), rows][:, None]).sum(axis=1)
+    assert [found[name] for name in recalls] == [np.mean(ranks < k) for k in (1, 5, 10, 2)]
+    assert recall_at(ranks, 1) == found["recall@1"] and recall_at(ranks, 2) == np.mean(ranks <= 1)
+
+
+def test_outcomes_by_distance_have_by_default_k_of_1_5_and_10(city):
+    queries, gallery, rows, _, places, tiles = city
+    found = prior_outcomes(queries, gallery, rows, search_centres=places, gallery_positions=tiles, radii_m=[100, 2e4])
+    assert list(found) == [f"recall@{k}|prior_{r}m" for r in ("100", "20000") for k in (1, 5, 10)]
+    ranks = scan(queries, gallery, rows).positive_ranks()
+    assert [found[f"recall@{k}|prior_20000m"].mean() for k in (1, 5, 10)] == [np.mean(ranks < k) for k in (1, 5, 10)]
+    near = near_rule_outcomes(queries, gallery, rows, query_positions=places, gallery_positions=tiles)
+    assert list(near) == [f"recall_5m@{k}" for k in ("1", "5", "10", "1%")]
+    assert near["recall_5m@1"].mean() <= near["recall_5m@1%"].mean() < near["recall_5m@10"].mean()

@@ -1,10 +1,19 @@
 """`evaluate` by every published protocol, on directories with the benchmarks' layout and placeholder images."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from gengeo_hf.data import load_pairs
 from gengeo_hf.evaluation.compare import choose_checkpoint
-from gengeo_hf.evaluation.protocols import find_protocol, protocol_names
+from gengeo_hf.evaluation.protocols import (
+    Protocol,
+    default_protocol,
+    find_protocol,
+    protocol_names,
+    view_headings,
+)
 from gengeo_hf.evaluation.run import evaluate as evaluate_model
 from gengeo_hf.evaluation.tables import build_table, render
 from tests.data.folders import make_cvact, make_cvusa, make_vigor
@@ -69,3 +78,52 @@ def test_choose_checkpoint_uses_the_validation_split(evaluate, dataset, tmp_path
     text = choose_checkpoint([path, other])
     assert "within the noise of the best" in text and text.endswith(f"best by recall@1: {path}")
     assert "Left out" in render(build_table(2, [path]))
+
+
+def test_protocol_has_documented_defaults_and_limits_the_view_below_360_degrees():
+    plain = Protocol("mine", "table", "test", (), None, None)
+    assert (plain.ks, plain.rounding, plain.published_ties, plain.fov) == ((1, 5, 10), "floor", "sample4geo", 360)
+    assert plain.heading == "known" and not plain.has_limited_view and not plain.trapezoid_ap
+    assert dataclasses.replace(plain, fov=359).has_limited_view
+    assert dataclasses.replace(plain, heading="unknown").has_limited_view
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        plain.fov = 90
+
+
+def test_protocol_is_restored_from_a_result_of_another_version():
+    protocol = find_protocol("cvusa-fov90-unknown")
+    assert Protocol.from_dict(protocol.as_dict() | {"later": 1}) == protocol
+    assert protocol.with_rounding("floor") is protocol
+    other = protocol.with_rounding("ceil")
+    assert (other.name, other.rounding) == ("cvusa-fov90-unknown (1%: ceil)", "ceil")
+
+
+@pytest.mark.parametrize(
+    ("dataset", "split", "name"),
+    [
+        ("cvact", "val", "cvact-val"),
+        ("cvact", "test", "cvact-test"),
+        ("cvact", "validation", "cvact-val@validation"),
+        ("cvusa", "test", "cvusa"),
+        ("cvusa", "train", "cvusa:train"),
+        ("table", "validation", "table@validation"),
+        ("webdataset", "validation", "webdataset:validation"),
+        ("webdataset", "test", "webdataset:test"),
+    ],
+)
+def test_default_protocol_is_the_published_one_of_data_set_and_split(dataset, split, name):
+    found = default_protocol(dataset, split)
+    assert (found.name, found.dataset, found.split) == (name, dataset, split)
+    if ":" in name:
+        assert found.prior_radii_m == (250, 500, 1000) and (found.queries, found.gallery) == (None, None)
+        assert found.note.startswith("Own data") == (split != "validation")
+
+
+def test_view_headings_are_random_over_the_circle_only_where_the_heading_is_unknown():
+    found = view_headings(find_protocol("cvusa-fov360-unknown"), 20_000, seed=1)
+    assert found.shape == (20_000,) and 0 <= found.min() < 0.1 and 359.9 < found.max() < 360
+    assert np.histogram(found, 36, (0, 360))[0].min() > 400
+    again = view_headings(find_protocol("cvusa-fov90-unknown"), 20_000, seed=1)
+    assert np.array_equal(found, again)
+    assert view_headings(find_protocol("cvusa-fov90-known"), 5, seed=1) is None
+    assert view_headings(find_protocol("cvusa"), 5, seed=1) is None

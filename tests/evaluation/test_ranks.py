@@ -1,5 +1,7 @@
 """Ranks against a sort; ties, priors and collapsed models."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.geo import great_circle_m
 from gengeo_hf.evaluation import Prior, blocks, evaluate_descriptors, rank_of_positives, scan
+from gengeo_hf.evaluation.ranks import TIES
 
 
 def unit(generator, count, dim=32):
@@ -186,3 +189,74 @@ def test_scan_of_invalid_input_raises_one_line_with_what_was_found(change, messa
         rank_of_positives(unit(generator, 4), unit(generator, 10), np.arange(4), ties="kind")
     with pytest.raises(GenGeoError, match="twice"):
         rank_of_positives(unit(generator, 2), unit(generator, 9), np.arange(2), semi_positive_rows=np.array([[3], [1]]))
+
+
+def test_scan_by_default_keeps_the_best_tile_and_is_immutable():
+    found = scan(np.array([[0.1, 0.9]]), np.eye(2), np.array([0]))
+    assert found.top_rows.tolist() == [[1]] and found.top_scores.tolist() == [[pytest.approx(0.9)]]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.gallery_size = 3
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_ranks_of_duplicates_are_ties_for_descriptors_of_any_length(scale):
+    generator = np.random.default_rng(2)
+    tile = unit(generator, 1, 1000)
+    small = unit(generator, 1, 1000) * 1e-6
+    gallery = np.concatenate([unit(generator, 60, 1000) * 0.5, small, np.repeat(tile, 37, axis=0)]) * scale
+    query = (tile * 0.3 + unit(generator, 1, 1000) * 0.1) * scale
+    for block in ((1, 3), (1, 40), (8, 1000)):
+        assert rank_of_positives(query, gallery, np.array([70]), block=block)[0] == 36
+        assert rank_of_positives(query, gallery, np.array([70]), ties="sample4geo", block=block)[0] == 0
+
+
+def test_ranks_of_a_zero_vector_are_ties_with_all_tiles():
+    gallery = unit(np.random.default_rng(9), 50)
+    query = np.zeros((1, 32), np.float32)
+    found = {ties: rank_of_positives(query, gallery, np.array([7]), ties=ties)[0] for ties in TIES}
+    assert found == {"pessimistic": 49, "sample4geo": 0, "mid": 24.5}
+
+
+def test_scan_finds_damaged_descriptors_behind_the_first_8192_rows():
+    gallery = np.ones((8194, 1), np.float32)
+    assert rank_of_positives(np.ones((1, 1)), gallery * np.arange(8194)[:, None], np.array([8190]))[0] == 3
+    gallery[[8192, 8193], 0] = np.inf, np.nan
+    with pytest.raises(GenGeoError, match=r"2 of 8194 gallery descriptors .* first in row 8192"):
+        rank_of_positives(np.ones((1, 1)), gallery, np.array([0]))
+
+
+@pytest.mark.parametrize(
+    ("queries", "gallery"), [((3,), (5, 2)), ((3, 2), (5,)), ((3, 2, 1), (5, 2)), ((3, 2), (5, 2, 1)), ((3, 2), (5, 1))]
+)
+def test_scan_of_other_shapes_than_rows_of_one_length_raises_an_error(queries, gallery):
+    with pytest.raises(GenGeoError, match=r"both must be \(count, D\)"):
+        scan(np.ones(queries), np.ones(gallery), np.arange(3))
+
+
+@pytest.mark.parametrize(
+    ("positive", "semi", "message"),
+    [
+        ([0, -1], None, "found rows -1..0, but the gallery has rows 0..4"),
+        ([0, 5], None, "found rows 0..5, but the gallery has rows 0..4"),
+        ([0, 1], [[3], [-2]], r"found rows -2..3"),
+        ([0, 1], [[3], [5]], r"found rows 0..5"),
+        ([0, 1], [[3, 4], [2, 1]], "query 1 has one tile twice"),
+        ([0, 1], [[0, 4], [2, -1]], "query 0 has one tile twice"),
+        ([0, 1], [[4, 4], [2, 3]], "query 0 has one tile twice"),
+        ([0, 1], [3, 4], r"must be \(queries, S\), -1 for none; found the shape \(2,\)"),
+        ([0, 1], [[3]], r"found the shape \(1, 1\)"),
+        ([0, 1], [[[3]], [[4]]], r"found the shape \(2, 1, 1\)"),
+    ],
+)
+def test_scan_of_invalid_rows_raises_an_error_that_names_them(positive, semi, message):
+    with pytest.raises(GenGeoError, match=message):
+        scan(np.ones((2, 3)), np.ones((5, 3)), np.array(positive), semi_positive_rows=semi)
+
+
+def test_scan_of_the_first_and_last_row_and_no_semi_positive_is_accepted():
+    found = scan(np.eye(5)[:2], np.eye(5), np.array([0, 4]), semi_positive_rows=[[-1, -1], [0, 1]])
+    assert found.positive_ranks().tolist() == [0, 4] and found.covering_ranks().tolist() == [0, 0]
+    assert found.relevant_ranks().tolist() == [[0, 5, 5], [0, 3, 4]]
+    assert found.relevant_ranks("sample4geo").tolist() == [[0, 5, 5], [0, 1, 2]]
+    with pytest.raises(GenGeoError, match="at least one"):
+        scan(np.ones((2, 3)), np.ones((0, 3)), np.array([0, 1]))

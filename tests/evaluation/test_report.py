@@ -1,5 +1,6 @@
 """Groups of failures, strips, curves, and the report with all of them."""
 
+import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -183,3 +184,127 @@ def test_error_map_across_the_date_line_equals_that_elsewhere():
     east_of_middle = (east - (east.min() + east.max()) / 2) * np.cos(np.radians(lat.mean())) * np.radians(6_371_008.8)
     apart = np.abs(np.concatenate(dots)[:, :1] - east_of_middle).min(axis=0)  # metres; answers are dots too
     assert apart.max() < 1 and np.ptp(east_of_middle) > 1000
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Do not render curves and strips, which takes most of the time of a report."""
+    monkeypatch.setattr(report, "_drawn", lambda figure: Image.new("RGB", (200, 200)))
+    monkeypatch.setattr(pictures, "strip", lambda *given, **more: Image.new("RGB", (200, 50)))
+
+
+def altered(path, directory, file, **changes):
+    """Copy of a result with some values of its summary changed."""
+    loaded = Result.load(path)
+    summary = loaded.summary | {key: loaded.summary[key] | values for key, values in changes.items()}
+    return Result(summary, loaded.queries).save(directory / file)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most"), [((120, 120), 24), ((40, 500), 10), ((4000, 3000), 600), ((9000, 8000), 1000)]
+)
+def test_write_report_draws_recall_up_to_a_fifth_of_the_smaller_gallery(
+    paths, quick, tmp_path, monkeypatch, sizes, most
+):
+    drawn = {}
+
+    def curve(ranks, **options):
+        drawn.update(options, labels=list(ranks))
+        return plain(ranks, **options)
+
+    plain = plots.recall_curve
+    monkeypatch.setattr(plots, "recall_curve", curve)
+    given = [
+        altered(path, tmp_path, f"c{size}-{number}.json", dataset={"gallery": size})
+        for number, (path, size) in enumerate(zip(paths, sizes, strict=True))
+    ]
+    report.write_report(given, tmp_path / "out")
+    assert drawn["most"] == most and drawn["labels"] == ["mine (1)", "mine (2)"]
+    assert drawn["gallery_sizes"] == dict(zip(drawn["labels"], sizes, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ({}, ["mine (1)", "mine (2)"]),
+        ({"protocol": {"name": "other"}}, ["mine, world-urban", "mine, other"]),
+        ({"model": {"name": "b"}}, ["mine", "b"]),
+    ],
+)
+def test_write_report_names_results_by_model_and_where_needed_by_protocol_or_number(
+    paths, quick, tmp_path, monkeypatch, changes, labels
+):
+    drawn, plain = [], plots.error_curve
+    monkeypatch.setattr(plots, "error_curve", lambda errors: (drawn.extend(errors), plain(errors))[1])
+    report.write_report([paths[0], altered(paths[1], tmp_path, "b.json", **changes)], tmp_path / "out")
+    assert drawn == labels
+
+
+def test_write_report_states_metrics_groups_and_figures_on_the_page(paths, quick, tmp_path, monkeypatch):
+    pages = []
+    monkeypatch.setattr(report, "write_page", lambda page, path: pages.append((page, path)))
+    images = report.Images(lambda row: Image.new("RGB", (90, 30)), lambda tile: Image.new("RGB", (40, 40)))
+    report.write_report(paths[:1], tmp_path / "out", images, num_strips=1)
+    ((page, path),) = pages
+    summary = Result.load(paths[0]).summary
+    metrics, intervals = summary["metrics"], summary["intervals"]
+    assert path == tmp_path / "out" / "index.html" and page.title == "mine on random/test"
+    rows = {name: (value, interval) for name, value, interval in page.table.rows}
+    low, high = intervals["recall@1"]
+    assert rows["recall@1"] == (f"{100 * metrics['recall@1']:,.2f} %", f"{100 * low:,.2f} to {100 * high:,.2f}")
+    low, high = intervals["median_error_m"]
+    assert rows["median_error_m"] == (f"{metrics['median_error_m']:,.2f} m", f"{low:,.2f} to {high:,.2f}")
+    names = ["recall@1", "recall@5", "hit_rate_code", "median error"]
+    assert [name for _, name in page.headline] == names
+    assert [value for value, _ in page.headline[:3]] == [f"{100 * metrics[name]:.1f} %" for name in names[:3]]
+    curves, strips = page.sections
+    assert (curves.side_by_side, strips.side_by_side, len(curves.figures)) == (True, False, 3)
+    assert [figure.caption.split()[0] for figure in curves.figures] == ["Share", "Distance", "mine:"]
+    groups = group_failures(Result.load(paths[0]).queries)
+    assert [figure.caption.split(":")[0] for figure in strips.figures] == ["found", *groups]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        images.photo = None
+
+
+def test_write_report_draws_by_default_five_strips_of_each_group_with_the_clearest_first(paths, quick, tmp_path):
+    asked = []
+    images = report.Images(
+        lambda row: (asked.append(row), Image.new("RGB", (90, 30)))[1], lambda tile: Image.new("RGB", (40, 40))
+    )
+    report.write_report(paths[:1], tmp_path / "out", images)
+    table = Result.load(paths[0]).queries
+    rank, scores = table["rank"].to_numpy(), np.array(table["top_scores"].to_pylist())
+    found = np.nonzero(rank == 0)[0]
+    margin = scores[found, 0] - scores[found, 1]
+    assert len(found) > 5 and asked[:5] == found[np.argsort(-margin, kind="stable")][:5].tolist()
+    groups = group_failures(table)
+    assert len(asked) == 5 + sum(min(5, len(rows)) for rows in groups.values())
+
+
+def test_write_report_of_unknown_positions_has_no_map_and_of_one_tile_no_margin(paths, quick, tmp_path):
+    loaded = Result.load(paths[0])
+    count = loaded.queries.num_rows
+    columns = {"error_m": pa.array([np.nan] * count), "top_scores": pa.array([[0.5]] * count)}
+    queries = loaded.queries
+    for name, values in columns.items():
+        queries = queries.set_column(queries.column_names.index(name), name, values)
+    unknown = Result(loaded.summary, queries).save(tmp_path / "u.json")
+    files = report.write_report([unknown], tmp_path / "one")
+    assert {file.name for file in files} == {"index.html", "recall.png"}
+    files = report.write_report([unknown, paths[1]], tmp_path / "two")
+    assert {file.name for file in files} == {"index.html", "recall.png", "errors.png"}
+    columns["error_m"] = pa.array([10.0] + [np.nan] * (count - 1))
+    queries = queries.set_column(queries.column_names.index("error_m"), "error_m", columns["error_m"])
+    partly = Result(loaded.summary, queries).save(tmp_path / "p.json")
+    files = report.write_report([partly], tmp_path / "three")
+    assert {file.name for file in files} == {"index.html", "recall.png", "errors.png", "map.png"}
+
+
+def test_group_failures_has_by_default_near_misses_up_to_100_metres_and_look_alikes_up_to_rank_10():
+    queries = pa.Table.from_pylist(
+        [outcome(1, 100.0, 0.9, 0.8), outcome(1, 100.5, 0.9, 0.8), outcome(9, 200.0, 0.9, 0.8)]
+    )
+    assert {name: rows.tolist() for name, rows in group_failures(queries).items()} == {
+        "near miss": [0],
+        "look-alike far away": [1, 2],
+    }

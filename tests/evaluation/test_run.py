@@ -1,5 +1,6 @@
 """`evaluate` and `gengeo evaluate`: the same result after interruptions, from stored descriptors, in processes."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -9,6 +10,7 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -274,3 +276,124 @@ def test_encode_to_store_of_crops_is_the_same_for_any_number_of_processes(tiny_m
     np.testing.assert_array_equal(alone.load(), shared.load())
     other = engine.encode_to_store(encoder, photos, "ground", ids, tmp_path / "two", **(given | {"transform_key": 4}))
     assert other.folder != shared.folder
+
+
+@pytest.fixture
+def encoder(tiny_model, tiny_processor):
+    from gengeo_hf.encoding.encoder import Encoder
+
+    return Encoder(tiny_model, tiny_processor, device="cpu")  # patches of 14 pixels
+
+
+def test_view_sizes_are_those_given_else_those_of_the_model(encoder):
+    own = {"ground": {"height": 28, "width": 112}, "aerial": {"height": 56, "width": 56}}
+    assert script.view_sizes(encoder, None, None) == own
+    assert script.view_sizes(encoder, "14X140", None) == own | {"ground": {"height": 14, "width": 140}}
+    assert script.view_sizes(encoder, None, "42x70") == own | {"aerial": {"height": 42, "width": 70}}
+
+
+@pytest.mark.parametrize(
+    "size", ["28", "28x28x28", "28x30", "30x28", "0x28", "28x0", "x28", "28x-28", "28x2.8", "15x15"]
+)
+def test_view_sizes_of_other_forms_raise_an_error(encoder, size):
+    with pytest.raises(GenGeoError, match=r"--aerial-size must be HxW in multiples of 14 pixels"):
+        script.view_sizes(encoder, None, size)
+
+
+def test_check_limited_view_takes_only_whole_panoramas():
+    protocol = find_protocol("cvusa-fov90-known")
+    for fields in ([359.9, 360.0], [None, 360.0]):
+        with pytest.raises(GenGeoError, match="field of view is smaller or unknown"):
+            script.check_limited_view(protocol, fields)
+    script.check_limited_view(find_protocol("cvusa-fov360-unknown"), [360.0, 361.0])
+
+
+def test_evaluate_by_default_has_seed_0_no_flip_and_the_name_of_the_directory(tiny_checkpoint, encoder, capfd):
+    pairs = random_pairs(6, seed=1)
+    found = script.evaluate(tiny_checkpoint, pairs)
+    assert found.summary["model"]["name"] == tiny_checkpoint.name
+    settings = found.summary["settings"]
+    assert settings["seed"] == 0 and settings["data"] == pairs.name and settings["loader"] == {}
+    assert "adaptation" not in settings and "training_pairs" not in settings
+    encoded = script.encode_data(encoder, pairs)
+    assert (encoded.settings["seed"], encoded.model["name"]) == (0, "model") and encoded.ground.shape == (
+        6,
+        encoder.dim,
+    )
+    assert "img/s" not in capfd.readouterr().err
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        encoded.device = None
+
+
+def test_evaluate_with_an_encode_function_uses_it_for_both_views(encoder):
+    calls = []
+
+    def encode(images, view):
+        calls.append((len(images), view))
+        return np.eye(6, dtype=np.float32)
+
+    pairs = random_pairs(6, seed=1)
+    found = script.evaluate(encoder, pairs, encode=encode)
+    assert calls == [(6, "ground"), (6, "aerial")] and found.metrics["recall@1"] == 1
+    assert found.summary["settings"]["images"] == {}
+    for adapted in ({"flip": True}, {"centering": "gallery"}):
+        with pytest.raises(GenGeoError, match="cannot be combined with encode"):
+            script.evaluate(encoder, pairs, encode=encode, **adapted)
+
+
+def test_choose_protocol_of_loaded_data_or_an_unnamed_split():
+    assert script.choose_protocol(None, random_pairs(2, name="cvusa/test")).name == "cvusa"
+    assert script.choose_protocol(None, random_pairs(2, name="world/x/train")).name == "world/x:train"
+    assert script.choose_protocol(None, random_pairs(2, name="alone")).dataset == "alone"
+    assert script.choose_protocol("cvusa", script.parse_data("cvusa x")).name == "cvusa"
+    assert script.choose_protocol("cvusa", script.parse_data("cvusa:test x")).split == "test"
+    assert script.choose_protocol("cvusa", None).name == "cvusa"
+    own = find_protocol("cvusa")
+    assert script.choose_protocol(own, random_pairs(2)) is own
+
+
+def test_model_name_is_that_of_the_directory_or_of_the_run(encoder, tmp_path):
+    assert script.model_name(tmp_path / "run" / "model", encoder) == "run"
+    assert script.model_name(tmp_path / "run" / "other", encoder) == "other"
+    assert script.model_name("/model", encoder) == "model"
+    assert script.model_name(encoder, encoder) == "model"
+    encoder.training_record = {"settings": {"output": "runs/mine"}}
+    assert script.model_name(encoder, encoder) == "mine"
+
+
+def test_model_summary_names_the_training_data_of_the_record(encoder):
+    record = {"trained_on": "cvusa/train", "validated_on": "cvusa/validation"}
+    for settings, name in ((None, "cvusa/train"), ({"data": {}}, "cvusa/train"), ({"data": {"name": "mix"}}, "mix")):
+        encoder.training_record = record | {"settings": settings}
+        found = script.model_summary(encoder, "x")
+        assert (found["name"], found["trained_on"], found["validated_on"]) == ("x", name, "cvusa/validation")
+        assert found["descriptor_dim"] == encoder.dim and found["fingerprint"] == encoder.fingerprint
+
+
+@pytest.mark.parametrize("record", [{}, {"settings": None}, {"settings": {"data": {"train": None}}}])
+def test_training_overlap_of_other_records_states_no_options(record):
+    pairs = random_pairs(3, seed=1)
+    truth = GroundTruth.from_dataset(pairs)
+    stored = record | {"training_pairs": pair_hashes(pairs)}
+    with pytest.raises(GenGeoError, match=r"3 of 3 queries .* Options of the training data were: none;"):
+        script.training_overlap(stored, truth, find_protocol("cvusa"))
+    for split in ("train", "all"):
+        assert script.training_overlap(stored, truth, dataclasses.replace(find_protocol("cvusa"), split=split)) == 3
+    assert script.training_overlap(record, truth, find_protocol("cvusa")) == 0
+
+
+def test_format_summary_aligns_metrics_in_percent_and_metres():
+    summary = {
+        "dataset": {"name": "few/test", "queries": 1234, "gallery": 56_789, "complete": True},
+        "model": {"name": "stub", "trained_on": None},
+        "protocol": {"name": "mine", "trained_on": [], "note": "Own data."},
+        "settings": {},
+        "metrics": {"recall@1": 0.12345, "median_error_m": 1234.567},
+        "intervals": {"recall@1": [0.1, 0.2], "median_error_m": [0.5, 2000.0]},
+    }
+    assert script.format_summary(Result(summary, pa.table({}))).splitlines() == [
+        "stub on few/test: 1,234 queries, 56,789 tiles, protocol mine",
+        "  recall@1            12.35 %   (10.00 to 20.00)",
+        "  median_error_m   1,234.57 m   (0.50 to 2,000.00)",
+        "  Own data.",
+    ]

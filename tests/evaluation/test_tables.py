@@ -1,6 +1,7 @@
 """Published tables, our rows, comparisons and the choice of a checkpoint."""
 
 import csv
+import dataclasses
 import io
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from gengeo_hf.evaluation.compare import compare, format_comparison, refuse_repo
 from gengeo_hf.evaluation.ground_truth import GroundTruth
 from gengeo_hf.evaluation.protocols import find_protocol, protocol_names
 from gengeo_hf.evaluation.results import Result, compute_result
-from gengeo_hf.evaluation.tables import build_results_table, build_table, render, table_numbers
+from gengeo_hf.evaluation.tables import Table, build_results_table, build_table, render, table_numbers
 
 from .test_ranks import unit
 
@@ -230,3 +231,118 @@ def test_find_protocol_reads_every_protocol_and_its_limited_views():
         find_protocol("cvusa-fov90")
     columns = {name for number in table_numbers() for name, _ in build_table(number).groups}
     assert columns - set(protocol_names()) == {"cvusa-to-vigor"}  # the paper does not state which of two it uses
+
+
+TABLE = Table(
+    "Table 1: a_b (percent)",
+    [("one", ["recall@1", "hit_rate_code"]), ("two", ["recall@1%", "recall@1", "other"])],
+    [("first", [1.0, None, 98.765, 0.0, 100.0]), ("a|b (ours)[1]", [12.3456, 5.0, None, None, 1.5])],
+    ["A source & more.", "[1] a note"],
+)
+
+
+def test_render_as_markdown_has_one_header_row_and_notes():
+    assert render(TABLE) == (
+        "**Table 1: a_b (percent)**\n\n"
+        "| method | one R@1 | one Hit | two R@1% | two R@1 | two other |\n|---|---:|---:|---:|---:|---:|\n"
+        "| first | 1.00 | - | 98.77 | 0.00 | 100.00 |\n| a\\|b (ours)[1] | 12.35 | 5.00 | - | - | 1.50 |\n\n"
+        "- A source & more.\n- [1] a note\n"
+    )
+
+
+def test_render_as_latex_has_a_rule_under_each_group():
+    assert render(TABLE, "latex").splitlines() == [
+        "% needs \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\caption{Table 1: a\\_b (percent)}",
+        "\\begin{tabular}{lrrrrr}",
+        "\\toprule",
+        " & \\multicolumn{2}{c}{one} & \\multicolumn{3}{c}{two} \\\\",
+        "\\cmidrule(lr){2-3} \\cmidrule(lr){4-6}",
+        "method & R@1 & Hit & R@1\\% & R@1 & other \\\\",
+        "\\midrule",
+        "first & 1.00 & - & 98.77 & 0.00 & 100.00 \\\\",
+        "a|b (ours)[1] & 12.35 & 5.00 & - & - & 1.50 \\\\",
+        "\\bottomrule",
+        "\\end{tabular}",
+        "\\par\\footnotesize A source \\& more.",
+        "\\par\\footnotesize [1] a note",
+        "\\end{table}",
+    ]
+
+
+def test_render_as_csv_has_four_decimals_and_empty_cells():
+    assert render(TABLE, "csv").splitlines() == [
+        "method,one recall@1,one hit_rate_code,two recall@1%,two recall@1,two other",
+        "first,1.0000,,98.7650,0.0000,100.0000",
+        "a|b (ours)[1],12.3456,5.0000,,,1.5000",
+        "# A source & more.",
+        "# [1] a note",
+    ]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        TABLE.title = ""
+
+
+def sized(tmp_path, file, ground, aerial, **more):
+    """Result at given image sizes, as height and width."""
+    _, path = result(tmp_path, file, **more)
+    loaded = Result.load(path)
+    sizes = {view: {"height": h, "width": w} for view, (h, w) in (("ground", ground), ("aerial", aerial))}
+    settings = {"settings": loaded.summary["settings"] | {"view_sizes": sizes}}
+    return Result(loaded.summary | settings, loaded.queries).save(path)
+
+
+def test_build_table_numbers_the_notes_of_each_row_and_shares_equal_ones(tmp_path):
+    small = sized(tmp_path, "a.json", (70, 280), (98, 112), name="a")
+    whole = sized(tmp_path, "b.json", (154, 770), (392, 392), name="b")
+    again = sized(tmp_path, "c.json", (70, 280), (98, 112), name="c", trained_on=None)
+    table = build_table(2, [small, whole, again])
+    assert [name for name, _ in table.rows[-3:]] == ["a (ours)[1]", "b (ours)", "c (ours)[1][2]"]
+    published = build_table(2)
+    assert (
+        table.notes[: len(published.notes)] == published.notes and table.rows[: len(published.rows)] == published.rows
+    )
+    assert table.notes[len(published.notes) :] == [
+        "[1] cvusa: at 70x280 and 98x112 pixels; the paper's are at 154x770 and 392x392.",
+        "[2] cvusa: NOT COMPARABLE, the model was trained on unknown data instead of cvusa.",
+    ]
+    _, path = result(tmp_path, "d.json", name="d", protocol="cvact-val", trained_on="cvact")
+    (row,) = (values for name, values in build_table(2, [path]).rows if name == "d (ours)")
+    metrics = Result.load(path).summary["metrics_by_ties"]["sample4geo"]
+    expected = [100 * metrics[name] for name in ("recall@1", "recall@5", "recall@10", "recall@1%")]
+    assert row == [None] * 4 + pytest.approx(expected).expected + [None] * 4
+
+
+def test_build_table_of_a_protocol_without_published_sizes_says_so(tmp_path):
+    path = sized(tmp_path, "v.json", (70, 280), (98, 112), protocol="cvusa-to-vigor-same")
+    notes = build_table(5, [path]).notes
+    sizes = "at 70x280 and 98x112 pixels; the paper's are at sizes that it does not state."
+    assert any(note.endswith(f"cvusa-to-vigor-same: {sizes}") for note in notes)
+
+
+def test_build_results_table_states_rules_and_names_groups_by_data_and_protocol(tmp_path):
+    _, one = result(tmp_path, "one.json", name="first", protocol="table", complete=False)
+    _, two = result(tmp_path, "two.json", name="second", protocol="table", complete=False)
+    _, three = result(tmp_path, "three.json", name="second", protocol="cvusa", complete=False)
+    table = build_results_table([one, two, three])
+    named, other = (name for name, _ in table.groups)
+    assert (named, other) == ("random/test (table)", "random/test (cvusa)") and table.title == "Results (percent)"
+    assert table.notes == [
+        f"{named}: 90 queries, 120 tiles; ties pessimistic, R@1% rounded by floor",
+        f"{other}: 90 queries, 120 tiles; ties pessimistic, R@1% rounded by floor; NOT the whole published set",
+    ]
+    metrics = dict(table.groups)[named]
+    assert metrics[:5] == ["recall@1", "recall@5", "recall@10", "recall@1%", "hit_rate_code"]
+    assert metrics[5:] == ["within_25m", "within_50m", "within_100m"]
+    found = Result.load(three).metrics
+    (row,) = (values for name, values in table.rows if name == "second")
+    assert row[len(metrics) :] == [100 * found[metric] for metric in dict(table.groups)[other]]
+    first = next(values for name, values in table.rows if name == "first")
+    assert first[len(metrics) :] == [None] * len(dict(table.groups)[other])
+
+
+def test_build_results_table_names_a_group_by_the_protocol_of_its_data(tmp_path):
+    _, path = result(tmp_path, protocol="cvusa", complete=False)
+    loaded = Result.load(path)
+    named = Result(loaded.summary | {"dataset": loaded.summary["dataset"] | {"name": "cvusa/test"}}, loaded.queries)
+    assert [name for name, _ in build_results_table([named.save(path)]).groups] == ["cvusa"]

@@ -13,7 +13,7 @@ from gengeo_hf.imagery import open_imagery
 from gengeo_hf.imagery import sqlite_files as bounds
 from gengeo_hf.imagery.raster import RasterTiles
 from gengeo_hf.imagery.xyz import MbTiles
-from tests.torture.making import geotiff
+from tests.torture.inputs import write_geotiff
 
 pytest.importorskip("rasterio", reason='rasters need pip install "gengeo_hf[geo]"')
 
@@ -75,7 +75,7 @@ def test_open_raster_that_names_an_address_sends_no_request(tmp_path, server, pr
 
 
 def test_open_raster_vrt_reads_local_rasters_only(tmp_path):
-    geotiff(tmp_path / "real.tif")
+    write_geotiff(tmp_path / "real.tif")
     plain = RasterTiles([tmp_path / "real.tif"], 60)
     through = RasterTiles([vrt(tmp_path / "outer.vrt", vrt(tmp_path / "inner.vrt", "real.tif").name)], 60)
     assert through.read(0).tobytes() == plain.read(0).tobytes()
@@ -94,7 +94,7 @@ def test_open_raster_vrt_reads_local_rasters_only(tmp_path):
 
 
 def test_open_raster_uses_driver_of_suffix(tmp_path):
-    geotiff(tmp_path / "real.tif")
+    write_geotiff(tmp_path / "real.tif")
     shutil.copy(tmp_path / "real.tif", tmp_path / "real.jp2")
     shutil.copy(tmp_path / "real.tif", tmp_path / "real.nc")
     with pytest.raises(GenGeoError, match=r"real\.jp2 cannot be read as a georeferenced raster"):

@@ -178,10 +178,10 @@ def test_connect_ray_to_another_kind_of_server_raises_one_line(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_command_with_ray_equals_command_without(small, tmp_path):
-    from tests.torture.making import map_tiles, model
+    from tests.torture.inputs import write_map_tiles, write_model
 
-    model(tmp_path / "model")
-    map_tiles(tmp_path / "tiles", 6, 6)
+    write_model(tmp_path / "model")
+    write_map_tiles(tmp_path / "tiles", 6, 6)
     base = [sys.executable, "-m", "gengeo_hf.cli", "index", "tiles", "--model", "model", "--centering", "gallery"]
     for out, more in (("ray.gengeo", ["--engine", "ray", "--workers", "2"]), ("one.gengeo", [])):
         done = subprocess.run([*base, "--out", out, *more], cwd=tmp_path, capture_output=True, text=True, check=False)

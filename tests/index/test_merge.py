@@ -207,9 +207,9 @@ def test_saved_copy_of_an_index_loads(tmp_path):
 
 
 def test_commands_build_shards_and_merge_them(gengeo, tiny_checkpoint, tmp_path):
-    from tests.torture import making
+    from tests.torture import inputs
 
-    making.map_tiles(tmp_path / "tiles", 20, 15, 0)
+    inputs.write_map_tiles(tmp_path / "tiles", 20, 15, 0)
     for number in (0, 1):
         code, _, err = gengeo(
             "index",

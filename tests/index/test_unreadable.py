@@ -10,8 +10,8 @@ from gengeo_hf.imagery import open_imagery
 from gengeo_hf.index import GeoIndex, build
 from gengeo_hf.index.build import build_index
 from tests.stubs import ListSource, StubEncoder
-from tests.torture import making
-from tests.torture.intake_worker import saved
+from tests.torture import inputs
+from tests.torture.intake_worker import image_bytes
 
 
 def mbtiles(path, rows):
@@ -24,7 +24,7 @@ def mbtiles(path, rows):
 
 
 def test_build_leaves_out_mbtiles_without_pictures(tmp_path):
-    picture = saved("PNG", 16)
+    picture = image_bytes("PNG", 16)
     rows = [
         (3, 1, 1, picture),
         (3, 1, 2, None),
@@ -44,7 +44,7 @@ def test_build_leaves_out_mbtiles_without_pictures(tmp_path):
 
 
 def test_build_leaves_out_tiles_of_an_mbtiles_file_that_is_damaged_during_reading(tmp_path):
-    path = mbtiles(tmp_path / "m.mbtiles", [(3, 1, row, saved("PNG", 16)) for row in range(5)])
+    path = mbtiles(tmp_path / "m.mbtiles", [(3, 1, row, image_bytes("PNG", 16)) for row in range(5)])
     source = open_imagery(path)
     with sqlite3.connect(path) as file:
         file.execute("DROP TABLE tiles")
@@ -63,8 +63,8 @@ def test_build_leaves_out_tiles_of_an_mbtiles_file_that_is_damaged_during_readin
 )
 def test_build_of_a_raster_without_georeference_raises_one_line(tmp_path, crs, metres):
     pytest.importorskip("rasterio")
-    making.geotiff(tmp_path / "good.tif")
-    making.geotiff(tmp_path / "odd.tif", crs=crs, metres=metres)
+    inputs.write_geotiff(tmp_path / "good.tif")
+    inputs.write_geotiff(tmp_path / "odd.tif", crs=crs, metres=metres)
     with pytest.raises(GenGeoError, match=r"odd\.tif"):
         open_imagery(tmp_path)
 

@@ -39,3 +39,33 @@ def test_plan_entropy_uniform_is_1_and_hard_is_0():
 def test_effective_rank_parallel_is_1_and_orthogonal_is_full():
     assert effective_rank(torch.ones(8, 5)) == pytest.approx(1, abs=1e-3)
     assert effective_rank(torch.eye(6)) == pytest.approx(6, abs=1e-3)
+
+
+def test_plan_entropy_equals_mean_weighted_by_kept_mass():
+    plan = torch.tensor([[[0.6, 0.1], [0.2, 0.1]], [[0.05, 0.9], [0.15, 0.0]]])  # two images, two clusters, two tokens
+    total = weight = 0.0
+    for image in plan:
+        for token in image.T:
+            mass = float(token.sum())
+            shares = [float(value) / mass for value in token if value > 0]
+            total -= mass * sum(share * math.log(share) for share in shares) / math.log(2)
+            weight += mass
+    assert plan_entropy(plan) == pytest.approx(total / weight, rel=1e-5)
+
+
+def test_plan_entropy_single_cluster_is_nan_and_single_token_is_not():
+    assert math.isnan(plan_entropy(torch.full((2, 1, 9), 0.5)))
+    assert plan_entropy(torch.full((2, 4, 1), 0.5)) == pytest.approx(1, abs=1e-6)
+
+
+def test_cluster_cosine_of_two_clusters_is_their_cosine():
+    clusters = torch.tensor([[[3.0, 0.0, 0.0], [1.0, 1.0, 0.0]], [[0.0, 2.0, 0.0], [0.0, 0.0, 5.0]]])
+    assert cluster_cosine(clusters) == pytest.approx(math.sqrt(0.5) / 2, abs=1e-6)
+
+
+def test_effective_rank_of_unequal_values_and_of_values_that_are_not_finite():
+    expected = math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))  # singular values 6 and 2
+    assert effective_rank(torch.tensor([[6.0, 0.0], [0.0, 2.0], [0.0, 0.0]])) == pytest.approx(expected, rel=1e-5)
+    descriptors = torch.eye(3)
+    descriptors[1, 2] = torch.nan
+    assert math.isnan(effective_rank(descriptors))

@@ -286,3 +286,26 @@ def test_frozen_prefix_error_in_second_pass_restores_model():
     model.eval()
     assert model(image, view="aerial").pooler_output.shape == expected.shape
     assert not any("forward" in vars(stage) for stage in prefix.stages)
+
+
+def test_cached_backward_single_view_without_loss_parameters_equals_plain_step():
+    one, other = Toy(dropout=0.0), Toy(dropout=0.0)
+    photos, _ = images()
+
+    def spread(descriptors):
+        return (descriptors @ descriptors.T).exp().mean()
+
+    expected = spread(one(photos))
+    expected.backward()
+    found = cached_backward([photos[:5], photos[5:10], photos[10:]], lambda part: (other(part),), spread)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6) and not found.requires_grad
+    for name, parameter in other.layers.named_parameters():
+        torch.testing.assert_close(parameter.grad, one.layers.get_parameter(name).grad, atol=1e-6, rtol=1e-5)
+
+
+def test_replace_forward_restores_a_wrapped_forward():
+    layer = torch.nn.Linear(2, 2)
+    wrapped = layer.forward = lambda x: x + 1
+    with module.replace_forward(layer, lambda x: x * 5):
+        assert layer(torch.ones(1)).item() == 5
+    assert layer.forward is wrapped

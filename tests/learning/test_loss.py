@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from gengeo_hf.learning import symmetric_info_nce
+from gengeo_hf.learning.loss import clamp_scale
 
 
 def unit(rows, dim, seed):
@@ -83,3 +86,50 @@ def test_info_nce_single_pair_or_unequal_views_are_refused():
         symmetric_info_nce(unit(1, 4, 0), unit(1, 4, 1), torch.tensor(1.0))
     with pytest.raises(ValueError, match="one shape"):
         symmetric_info_nce(unit(3, 4, 0), unit(2, 4, 1), torch.tensor(1.0))
+
+
+def slow_info_nce(ground, aerial, scale, target, smoothing=0.0):
+    """Compute the loss with loops in float64; `target` has a 1 for each matching pair."""
+    total = 0.0
+    for queries, gallery, matching in ((ground, aerial, target), (aerial, ground, target.T)):
+        for i, query in enumerate(queries):
+            logits = [scale * float(query @ other) for other in gallery]
+            logs = [logit - math.log(sum(math.exp(each) for each in logits)) for logit in logits]
+            for j, log in enumerate(logs):
+                share = float(matching[i, j] / matching[i].sum())
+                total -= ((1 - smoothing) * share + smoothing / len(logs)) * log
+    return total / (2 * len(ground))
+
+
+def test_info_nce_positives_equal_double_loop():
+    ground, aerial = unit(4, 6, 0).double(), unit(4, 6, 1).double()
+    positives = torch.zeros(4, 4, dtype=torch.bool)
+    positives[0, 2] = positives[0, 3] = positives[1, 0] = True  # the diagonal is positive without being named
+    target = torch.eye(4) + positives
+    for smoothing in (0.0, 0.2):
+        found = symmetric_info_nce(ground, aerial, torch.tensor(1.2), positives=positives, label_smoothing=smoothing)
+        expected = slow_info_nce(ground, aerial, math.exp(1.2), target, smoothing)
+        assert found.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("prefixes", [[0], [0, 5], [2, 9], [9]])
+def test_info_nce_prefixes_outside_the_width_are_refused(prefixes):
+    with pytest.raises(ValueError, match="must lie between 1 and the width 8"):
+        symmetric_info_nce(unit(3, 8, 0), unit(3, 8, 1), torch.tensor(1.0), prefixes=prefixes)
+
+
+def test_info_nce_prefixes_of_one_and_of_all_values_are_accepted():
+    ground, aerial, scale = unit(3, 8, 0), unit(3, 8, 1), torch.tensor(1.0)
+    whole = symmetric_info_nce(ground, aerial, scale)
+    signs = symmetric_info_nce(ground[:, :1].sign(), aerial[:, :1].sign(), scale)
+    torch.testing.assert_close(symmetric_info_nce(ground, aerial, scale, prefixes=[8]), whole)
+    torch.testing.assert_close(symmetric_info_nce(ground, aerial, scale, prefixes=[1]), (whole + signs) / 2)
+    with pytest.raises(ValueError, match="one shape"):
+        symmetric_info_nce(ground[None], aerial[None], scale)
+
+
+def test_clamp_scale_bounds_the_parameter_at_ln_100():
+    for value, expected in ((5.0, math.log(100)), (4.0, 4.0)):
+        scale = torch.nn.Parameter(torch.tensor(value))
+        clamp_scale(scale)
+        assert scale.item() == pytest.approx(expected, rel=1e-6)

@@ -41,3 +41,29 @@ def test_similar_photos_equals_full_sort(monkeypatch, block):
     for row, tile in enumerate([3, 9]):
         order = [photo for photo in np.argsort(-(ground @ aerial[tile])) if tile_of_photo[photo] != tile]
         assert found[row].tolist() == tile_of_photo[order[:6]].tolist()
+
+
+def test_similar_tiles_of_two_tiles_and_more_neighbours_than_tiles():
+    ground, aerial = descriptors(3, 4, 0), descriptors(2, 4, 1)
+    assert similar_tiles(ground, aerial, np.array([0, 1, 0]), 10).tolist() == [[1], [0], [1]]
+
+
+def test_similar_tiles_cosine_equal_to_the_limit_is_excluded():
+    aerial = np.eye(4, dtype=np.float32)
+    ground = np.array([[1, 0.75, 0.5, 0.25]], dtype=np.float32)
+    for limit, expected in ((0.5, [3, -1, -1]), (0.625, [2, 3, -1]), (None, [1, 2, 3])):
+        assert similar_tiles(ground, aerial, np.array([0]), 3, max_similarity=limit).tolist() == [expected]
+
+
+def test_similar_photos_have_the_tile_of_each_photo_and_minus_one():
+    ground = np.eye(4, dtype=np.float32)[[0, 1, 2, 3, 0]]  # five photos
+    tile_of_photo = np.array([7, 5, 6, 7, 4])
+    aerial = np.array([[0.9, 0.3, 0.2, 0.1], [0.5, 0.4, 0.75, 0.25]], dtype=np.float32)
+    own = np.array([6, 5])
+    everything = similar_photos(ground, aerial, tile_of_photo, own, 10)
+    assert everything.shape == (2, 4) and everything.dtype == np.int32
+    assert sorted(everything[0, :2].tolist()) == [4, 7] and everything[0, 2:].tolist() == [5, 7]
+    assert everything[1, 0] == 6 and sorted(everything[1, 1:3].tolist()) == [4, 7] and everything[1, 3] == 7
+    few = similar_photos(ground, aerial, tile_of_photo, own, 3, max_similarity=0.5)
+    assert few.tolist() == [[5, 7, -1], [7, -1, -1]]
+    assert similar_photos(ground[:2], aerial[:1], tile_of_photo[:2], own[:1], 1).tolist() == [[7]]  # the first photo

@@ -138,3 +138,51 @@ def test_great_circle_neighbours_of_vigor_size_take_seconds():
     start = time.process_time()  # independent of other load on the machine
     great_circle_neighbours(ids, lat, lon, 128)
     assert time.process_time() - start < 20
+
+
+def test_rows_for_gallery_order_and_missing_neighbours():
+    table = great_circle_neighbours("abc", [0.0, 0.1, 0.3], [0.0, 0.0, 0.0], 3)
+    rows = table.rows_for(["c", "a", "c"], ["x", "c", "b", "a"])
+    assert rows.tolist() == [[2, 3, -1], [2, 1, -1], [2, 3, -1]] and rows.dtype == np.int32
+    with pytest.raises(GenGeoError, match="1 tiles of the neighbour table, first 'c', are not in the gallery"):
+        table.rows_for(["a"], ["a", "b"])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        table.ids = ()
+
+
+def test_great_circle_neighbours_positions_at_limits():
+    table = great_circle_neighbours("ab", [90.0, -90.0], [360.0, -360.0], 1)
+    assert table.neighbours.tolist() == [[1], [0]]
+    np.testing.assert_allclose(table.distances_m, np.pi * EARTH_RADIUS_M, rtol=1e-6)
+    for lat, lon, message in (
+        ([0, 90.5], [0, 0], r"first 'b' at \(90.5, 0\)"),
+        ([-90.5, 0], [0, 0], r"first 'a' at \(-90.5, 0\)"),
+        ([0, 0], [360.5, 0], r"first 'a' at \(0, 360.5\)"),
+        ([0], [0, 0], "found 2 ids"),
+    ):
+        with pytest.raises(GenGeoError, match=message):
+            great_circle_neighbours("ab", lat, lon, 1)
+    with pytest.raises(GenGeoError, match="k must be at least 1, found 0"):
+        great_circle_neighbours("ab", [0, 1], [0, 0], 0)
+
+
+def with_positions(data, positions):
+    """Return a data set whose tiles have these positions, in the order of the gallery."""
+    gallery = data.gallery.map(lambda row, n: row | {"lat": positions[n][0], "lon": positions[n][1]}, with_indices=True)
+    return dataclasses.replace(data, gallery=gallery)
+
+
+def test_training_neighbours_has_128_columns_and_true_distances_by_default():
+    positions = [(0.0, 0.0), (6.2831853, 0.0), (1.0, 0.0)]  # the first two coincide if degrees are used as radians
+    data = with_positions(toy_dataset(count=3), positions)
+    table = training_neighbours(data)
+    assert table.neighbours.shape == (3, 128) and table.ids == ("t2", "t1", "t0")
+    assert table.neighbours[:, :2].tolist() == [[2, 1], [2, 0], [0, 1]] and (table.neighbours[:, 2:] == -1).all()
+    assert training_neighbours(data, 2, legacy_degrees=True).neighbours[0].tolist() == [1, 2]
+
+
+def test_true_tiles_with_half_a_position_have_that_of_their_photo():
+    data = with_positions(toy_dataset(count=3), [(None, 25.0), (61.0, None), (62.0, 26.0)])
+    ids, lat, lon = true_tiles(data)
+    assert ids == ["t2", "t1", "t0"]
+    assert lat == pytest.approx([60.002, 60.001, 62.0]) and lon == pytest.approx([24.0, 24.0, 26.0])

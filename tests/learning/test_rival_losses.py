@@ -67,14 +67,12 @@ def test_soft_argmax_one_hot_map_is_centre_of_cell():
     assert position_error(query, square, centre_of_cell, (5,), 0.01).item() == pytest.approx(0, abs=1e-3)
 
 
-def test_position_error_equals_slow_formula():
-    torch.manual_seed(0)
-    query, cells, position = torch.randn(3, 4), torch.randn(3, 4, 6, 6), torch.rand(3, 2)
-    expected = []
-    for image in range(3):
+def slow_position_error(query, cells, position, grids):
+    expected, side = [], cells.shape[-1]
+    for image in range(len(query)):
         total = 0.0
-        for grid in (6, 3, 2):
-            step, scores, coordinates = 6 // grid, [], []
+        for grid in grids:
+            step, scores, coordinates = side // grid, [], []
             for row in range(grid):
                 for column in range(grid):
                     block = cells[image, :, row * step : (row + 1) * step, column * step : (column + 1) * step]
@@ -85,7 +83,43 @@ def test_position_error_equals_slow_formula():
             x, y = (float(sum(w * p[axis] for w, p in zip(weights, coordinates, strict=True))) for axis in (0, 1))
             total += math.hypot(x - (position[image, 0] * grid - 0.5), y - (position[image, 1] * grid - 0.5))
         expected.append(total)
-    assert position_error(query, cells, position, (6, 3, 2)).tolist() == pytest.approx(expected, rel=1e-4)
+    return expected
+
+
+def test_position_error_equals_slow_formula():
+    torch.manual_seed(0)
+    query, cells, position = torch.randn(3, 4), torch.randn(3, 4, 6, 6), torch.rand(3, 2)
+    for grids in ((6, 3, 2), (1,)):
+        expected = slow_position_error(query, cells, position, grids)
+        assert position_error(query, cells, position, grids).tolist() == pytest.approx(expected, rel=1e-4)
+    cells = torch.randn(3, 4, 12, 12)
+    expected = slow_position_error(query, cells, position, (12, 6, 3))  # the grids of AuxGeo
+    assert position_error(query, cells, position).tolist() == pytest.approx(expected, rel=1e-4)
+
+
+def test_soft_argmax_temperature_is_a_twentieth_by_default():
+    # Two cells with cosines 1 and 0.9: the difference of 0.1 is two units of temperature.
+    cells = torch.tensor([[1.0, 0.9], [0.0, math.sqrt(1 - 0.81)]]).reshape(1, 2, 1, 2)
+    expected = 1 / (1 + math.exp(2))
+    query = torch.tensor([[3.0, 0.0]])
+    assert soft_argmax(query, cells)[0].tolist() == pytest.approx([expected, 0.0], rel=1e-4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert soft_argmax(query, cells)[0].tolist() == pytest.approx([expected, 0.0], rel=1e-4)
+
+
+@pytest.mark.parametrize("grids", [(), (0,), (2, 6), (6,), (0, 3)])
+def test_position_error_grids_outside_a_map_of_unequal_sides_are_refused(grids):
+    with pytest.raises(ValueError, match="the map has 5 cells a side"):
+        position_error(torch.ones(1, 2), torch.ones(1, 2, 5, 7), torch.ones(1, 2), grids)
+
+
+def test_triplet_loss_is_float32_under_autocast():
+    ground, aerial = unit(5, 7).float(), unit(5, 7, seed=1).float()
+    expected = soft_margin_triplet(ground, aerial)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(soft_margin_triplet(ground, aerial), expected)
+    with pytest.raises(ValueError, match="of one shape"):
+        soft_margin_triplet(ground[None], aerial[None])
 
 
 def test_position_error_grid_finer_than_map_is_refused():

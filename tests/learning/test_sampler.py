@@ -260,3 +260,79 @@ def test_sampler_report_equals_slow_formulas():
     shuffled = rng.permutation(300)
     same = sampler.report(ground, aerial[shuffled], own=np.argsort(shuffled), max_batches=1000)
     assert same["hardest_negative"] == pytest.approx(report["hardest_negative"])
+
+
+def test_sampler_starts_at_seed_zero_and_epoch_zero():
+    pairs, table = line_world(200)
+
+    def batches(*settings, epoch=None):
+        sampler = HardNegativeBatchSampler(pairs, Rules(20), *settings)
+        sampler.set_tables(table)
+        if epoch is not None:
+            sampler.set_epoch(epoch)
+        return list(sampler)
+
+    first = batches()
+    assert first == batches(0) == batches(epoch=0)
+    assert first != batches(1) and first != batches(epoch=1)
+
+
+def test_sampler_skip_batches_beyond_the_end_and_another_epoch():
+    pairs, _ = line_world(100)
+    sampler = HardNegativeBatchSampler(pairs, Rules(10))
+    sampler.skip_batches(12)
+    assert len(sampler) == 0 and list(sampler) == []
+    sampler.set_epoch(0)
+    assert len(sampler) == 0  # selecting the current epoch again has no effect
+    sampler.set_epoch(1)
+    assert len(sampler) == len(list(sampler)) == 10
+
+
+def test_sampler_batches_are_not_padded_or_repeated_by_accelerate():
+    from accelerate.data_loader import BatchSamplerShard
+
+    pairs, _ = line_world(30)
+    shards = [BatchSamplerShard(HardNegativeBatchSampler(pairs, Rules(10)), 2, rank) for rank in range(2)]
+    photos = [photo for shard in shards for batch in shard for photo in batch]
+    assert len(photos) == len(set(photos)) == 20  # the third batch has no partner on the other process
+
+
+def test_sampler_report_of_few_batches_and_of_none():
+    pairs, _ = line_world(10)
+    report = HardNegativeBatchSampler(Pairs(pairs.tile_of_query), Rules(10)).report()
+    assert report == {"batches": 1.0, "anchors_per_batch": 10.0, "dropped_pairs": 0.0}
+    none = HardNegativeBatchSampler(Pairs(np.zeros(4, dtype=int), None, np.zeros((4, 2))), Rules(2))
+    assert none.report(np.eye(4), np.eye(4)) == {"batches": 0.0, "anchors_per_batch": 1.0, "dropped_pairs": 4.0}
+
+
+def test_sampler_report_counts_photos_within_one_kilometre():
+    degrees_per_metre = 180 / (np.pi * 6_371_008.8)
+    lat_lon = np.array([[0.0, 0.0], [999.5, 0.0], [0.0, 1000.5]]) * degrees_per_metre
+    report = HardNegativeBatchSampler(Pairs(np.arange(3), None, lat_lon), Rules(3)).report(np.eye(3))
+    assert report["within_1km"] == pytest.approx(2 / 3)  # one pair, counted for both of its photos
+    assert report["nearest_negative_m"] == pytest.approx(999.5, abs=1e-3)
+    assert not [name for name in report if name.startswith("hardest")]
+
+
+def hardest_of(rows, ground, aerial):
+    return np.mean([max(float(ground[i] @ aerial[j]) for j in rows if j != i) for i in rows])
+
+
+@pytest.mark.parametrize(("count", "quarter"), [(8, 2), (11, 2), (3, 1)])
+def test_sampler_report_quarters_equal_slow_means(count, quarter):
+    ground, aerial = np.random.default_rng(1).normal(size=(2, 4 * count, 5))
+    sampler = HardNegativeBatchSampler(Pairs(np.arange(4 * count)), Rules(4))
+    report = sampler.report(ground, aerial)
+    hardest = [hardest_of(rows, ground, aerial) for rows in sampler.plan().batches]
+    assert report["hardest_negative"] == pytest.approx(np.mean(hardest))
+    assert report["hardest_negative_first_quarter"] == pytest.approx(np.mean(hardest[:quarter]))
+    assert report["hardest_negative_last_quarter"] == pytest.approx(np.mean(hardest[-quarter:]))
+    two = sampler.report(ground, aerial, max_batches=2)  # the first and the last
+    assert two["hardest_negative"] == pytest.approx((hardest[0] + hardest[-1]) / 2)
+
+
+def test_sampler_report_uses_48_batches_by_default():
+    ground, aerial = np.random.default_rng(1).normal(size=(2, 220, 5))
+    sampler = HardNegativeBatchSampler(Pairs(np.arange(220)), Rules(2))
+    found = sampler.report(ground, aerial)
+    assert found == sampler.report(ground, aerial, max_batches=48) != sampler.report(ground, aerial, max_batches=49)

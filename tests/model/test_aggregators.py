@@ -6,7 +6,8 @@ import torch
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
-from gengeo_hf.model.aggregators import AGGREGATORS
+from gengeo_hf.model.aggregation import token_mlp
+from gengeo_hf.model.aggregators import AGGREGATORS, register_aggregator
 from gengeo_hf.training.initialization import start_netvlad
 from tests.conftest import TINY
 
@@ -204,3 +205,34 @@ def test_loss_of_both_views_is_mean_over_prefix_widths(dims):
     assert output.loss.item() == pytest.approx(np.mean(parts), rel=1e-5)
     with pytest.raises(ValueError, match="3 ground and 2 aerial"):
         model(torch.randn(3, 3, 28, 112), aerial_pixel_values=torch.randn(2, 3, 56, 56))
+
+
+def test_token_mlp_drops_hidden_values_only_in_training_and_with_a_probability():
+    assert isinstance(token_mlp(4, 6, 2, 0)[1], torch.nn.Identity)
+    assert token_mlp(4, 6, 2, 0.3)[1].p == 0.3
+    torch.manual_seed(0)
+    model, pixels = build("salad"), torch.randn(2, 3, 28, 112)
+    assert torch.equal(model(pixels).pooler_output, model(pixels).pooler_output)
+    model.train()
+    assert not torch.allclose(model(pixels).pooler_output, model(pixels).pooler_output, atol=1e-4)
+
+
+def test_netvlad_centroids_are_initialised_with_norm_of_about_one():
+    model = build("netvlad", num_clusters=16, cluster_dim=200)
+    norms = model.heads["shared"].aggregator.centroids.norm(dim=1)
+    assert norms.min() > 0.8 and norms.max() < 1.2
+
+
+def test_only_layout_needs_token_counts_and_has_a_layout():
+    assert {name for name, kind in AGGREGATORS.items() if kind.has_layout} == {"layout"}
+    assert {name for name, kind in AGGREGATORS.items() if kind.needs_token_counts} == {"layout"}
+
+
+def test_register_aggregator_accepts_the_same_class_again_and_refuses_another(monkeypatch):
+    monkeypatch.setitem(AGGREGATORS, "mine", AGGREGATORS["mean"])
+    with pytest.raises(ValueError, match="'mine' exists: choose another name"):
+        register_aggregator("mine")(AGGREGATORS["gem"])
+    assert register_aggregator("mine")(AGGREGATORS["mean"]) is AGGREGATORS["mean"]
+    monkeypatch.delitem(AGGREGATORS, "mine")
+    register_aggregator("mine")(AGGREGATORS["gem"])
+    assert AGGREGATORS["mine"] is AGGREGATORS["gem"]

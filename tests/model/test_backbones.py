@@ -1,12 +1,14 @@
 """Backbones: position grids, sizes of the published models, and trained weights."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from transformers import Dinov2Model
 
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
-from gengeo_hf.model.backbones import family_of
+from gengeo_hf.model.backbones import BACKBONES, BackboneFamily, family_of, register_backbone
 from tests.conftest import TINY
 from tests.model.test_aggregators import CONVNEXT, KINDS, build
 
@@ -24,7 +26,7 @@ def cubic_weights(length_in, length_out, scale):
 
 
 @pytest.mark.parametrize("mode", ["hub", "size"])
-@pytest.mark.parametrize("grid", [(2, 8), (7, 3), (4, 4)])
+@pytest.mark.parametrize("grid", [(2, 8), (7, 3), (4, 4), (5, 8), (2, 5)])
 def test_position_grid_is_resized_by_position_interpolation(mode, grid):
     model = build("salad", position_interpolation=mode, position_init_std=1.0)
     embeddings = model.backbone.embeddings
@@ -138,3 +140,74 @@ def test_patches_before_norm_give_the_patch_tokens_after_the_final_norm(kind):
         before = family.patches_before_norm(backbone, output)
         assert torch.allclose(family.final_norm(backbone)(before), tokens, atol=1e-5)
     assert not torch.allclose(before, tokens, atol=1e-2)
+
+
+DEIT = {
+    "model_type": "deit",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 64,
+    "patch_size": 16,
+}
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "registers", "deit"])
+def test_smooth_positions_is_the_antialiasing_of_transformers(kind):
+    changes = {"backbone_config": DEIT, "aggregator": "cls"} if kind == "deit" else {}
+    name = "registers" if kind == "registers" else "salad"
+    model = build(name, position_interpolation="size", position_init_std=1.0, **changes)
+    family, embeddings = family_of(model.config.backbone_config), model.backbone.embeddings
+    patch, others = (16, 2) if kind == "deit" else (14, 1)
+    positions = embeddings.position_embeddings.detach()
+    side = round((positions.shape[1] - others) ** 0.5)
+    grid = positions[:, others:].reshape(1, side, side, 32).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(
+        grid, (3, 2), mode="bicubic", align_corners=False, antialias=family.smooth_positions
+    )
+    found = embeddings.interpolate_pos_encoding(torch.zeros(1, others + 6, 32), 3 * patch, 2 * patch)
+    torch.testing.assert_close(found[:, others:], expected.flatten(2).transpose(1, 2), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone_config": DEIT, "aggregator": "cls"},
+        {"backbone_config": CONVNEXT, "aggregator": "cls", "descriptor_dim": None},
+    ],
+)
+def test_backbones_ignore_incomplete_patches_at_the_right_and_bottom(changes):
+    model = build("salad", **changes)
+    pixels = torch.randn(2, 3, 71, 105)
+    output, whole = model(pixels, output_assignment=True), model(pixels[:, :, :64, :96])
+    torch.testing.assert_close(output.pooler_output, whole.pooler_output)
+    patch = 32 if changes["backbone_config"] is CONVNEXT else 16
+    assert output.token_grid == (64 // patch, 96 // patch)
+    assert family_of(model.config.backbone_config).patch_sides(model.config.backbone_config) == (patch, patch)
+
+
+def test_deit_has_no_weights_that_are_never_used():
+    model = build("salad", backbone_config=DEIT, aggregator="cls")
+    model(torch.randn(2, 3, 64, 64)).pooler_output.sum().backward()
+    unused = {name for name, p in model.backbone.named_parameters() if p.requires_grad and p.grad is None}
+    assert not unused
+
+
+def test_patch_sides_of_oblong_patches_are_height_and_width():
+    config = SimpleNamespace(patch_size=(8, 16))
+    assert BackboneFamily().patch_sides(config) == (8, 16)
+
+
+def test_register_backbone_accepts_the_same_class_again_and_refuses_another(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "mine", BackboneFamily())
+
+    class Other(BackboneFamily):
+        global_tokens = 3
+
+    with pytest.raises(ValueError, match="model type 'mine' is registered already"):
+        register_backbone("mine")(Other)
+    assert register_backbone("mine")(BackboneFamily) is BackboneFamily
+    monkeypatch.delitem(BACKBONES, "mine")
+    register_backbone("mine")(Other)
+    assert family_of(SimpleNamespace(model_type="mine")).global_tokens == 3

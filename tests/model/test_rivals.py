@@ -175,3 +175,48 @@ def test_guide_is_initialised_from_backbone_and_not_trained(tmp_path):
 def test_config_contradictory_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         GenGeoConfig(**{**TINY, **changes})
+
+
+def test_attention_map_is_that_of_the_last_of_three_blocks():
+    model = build(aerial_keep=0.5, backbone_config={**TINY["backbone_config"], "num_hidden_layers": 3})
+    pixels = torch.randn(2, 3, 42, 56)
+    slow = model.guide(pixels, output_attentions=True).attentions[2][:, :, 0, 1:].sum(1)
+    slow = (slow / slow.amax(1, keepdim=True)).reshape(2, 3, 4)
+    torch.testing.assert_close(attention_map(model.guide, pixels), slow)
+
+
+def test_choose_tokens_keeps_at_least_one_and_rounds():
+    importance = torch.arange(15.0).reshape(1, 3, 5)
+    assert choose_tokens(importance, (3, 5), 0.01).tolist() == [[14]]
+    assert choose_tokens(importance, (3, 5), 0.5).shape == (1, 8)
+
+
+def test_layout_masks_have_a_bottleneck_of_half_the_tokens():
+    layers = layout_model().heads["shared"].aggregator.bottlenecks
+    assert len(layers) == 4
+    assert [[tuple(layer.weight.shape) for layer in pair] for pair in layers] == [[(4, 8), (8, 4)]] * 4
+    single = build(aggregator="layout", token_counts={"ground": 1, "aerial": 1}, descriptor_dim=None)
+    assert single.heads["shared"].aggregator.bottlenecks[0][0].weight.shape == (1, 1)
+    assert single(torch.randn(2, 3, 14, 14)).pooler_output.shape == (2, 4 * 32)
+
+
+def test_layout_positions_are_added_to_tokens_of_the_same_image():
+    aggregator, tokens = layout_model().heads["shared"].aggregator, torch.randn(3, 8, 32)
+    assert aggregator.positions.std().item() == pytest.approx(0.02, rel=0.3)
+    torch.nn.init.normal_(aggregator.positions)
+    masks = aggregator.layout(tokens)
+    torch.testing.assert_close(aggregator.layout(tokens[1:2]), masks[1:2], atol=1e-5, rtol=0)
+    moved = tokens + aggregator.positions.detach()
+    torch.nn.init.zeros_(aggregator.positions)
+    torch.testing.assert_close(aggregator.layout(moved), masks, atol=1e-5, rtol=0)
+    assert not torch.allclose(aggregator.layout(tokens), masks, atol=1e-3)
+
+
+def test_layout_with_one_head_is_built_without_warnings(recwarn):
+    layout_model(layout_heads=1)
+    assert not [str(warning.message) for warning in recwarn if "nested_tensor" in str(warning.message)]
+
+
+def test_layout_token_counts_of_one_view_are_refused_for_a_shared_head():
+    with pytest.raises(ValueError, match="give the number for ground and aerial"):
+        build(aggregator="layout", token_counts={"ground": 8})

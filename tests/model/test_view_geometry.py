@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gengeo_hf.model.view_transforms import downward_view, ground_bev, padded_sphere, polar_tile
+from gengeo_hf.model.view_transforms import downward_view, ground_bev, padded_sphere, polar_tile, sampled
 
 
 def bilinear(image, row, column, wrap):
@@ -144,3 +144,109 @@ def test_views_padding_and_invalid_arguments():
     ):
         with pytest.raises(ValueError):  # the six messages differ
             call()
+
+
+def test_polar_tile_with_pixel_centres_matches_formula():
+    side, size = 31, (9, 22)
+
+    def where(i, j):
+        radius = side / 2 * (size[0] - i - 0.5) / size[0]
+        theta = 2 * math.pi * (j + 0.5) / size[1]
+        return (side - 1) / 2 + radius * math.cos(theta), (side - 1) / 2 - radius * math.sin(theta)
+
+    tiles = noise(side, side)
+    out = polar_tile(tiles, size, pixel_centres=True)
+    np.testing.assert_allclose(out[1, 0], sample_slowly(tiles[1, 0].numpy(), size, where, False), atol=2e-5)
+
+
+def sample_directions_slowly(panorama, size, direction, fov, horizon):
+    """Sample in directions (azimuth, depression) in degrees: the centre column has azimuth 0, other rows are black."""
+    height, width = panorama.shape
+
+    def where(i, j):
+        azimuth, depression = direction(i, j)
+        return horizon + depression * height / fov, (width - 1) / 2 + azimuth * width / 360
+
+    inside = [[-0.5 <= where(i, j)[0] <= height - 0.5 for j in range(size[1])] for i in range(size[0])]
+    assert 0 < np.mean(inside) < 1  # the case has ground inside and outside the panorama
+    return sample_slowly(panorama, size, where, True) * np.array(inside)
+
+
+@pytest.mark.parametrize(("fov", "horizon"), [(70.0, None), (100.0, -2.0)])
+def test_ground_bev_with_vertical_fov_matches_formula(fov, horizon):
+    side, scale, eye = 12, 1.8, 1.7
+
+    def direction(i, j):
+        north, east = (5.5 - i) * scale, (j - 5.5) * scale
+        return math.degrees(math.atan2(east, north)), math.degrees(math.atan2(eye, math.hypot(north, east)))
+
+    panorama = noise(15, 60)
+    out = ground_bev(panorama, side, scale, eye, vertical_fov=fov, horizon_row=horizon)
+    middle = 7.0 if horizon is None else horizon
+    expected = sample_directions_slowly(panorama[1, 2].numpy(), (side, side), direction, fov, middle)
+    np.testing.assert_allclose(out[1, 2], expected, atol=5e-5)
+
+
+@pytest.mark.parametrize("horizon", [None, 5.5])
+def test_downward_view_with_vertical_fov_matches_formula(horizon):
+    size, fov = (9, 14), 160.0
+    focal = 7 / math.tan(math.radians(80))
+
+    def direction(i, j):
+        north, east = 4 - i, j - 6.5
+        return math.degrees(math.atan2(east, north)), math.degrees(math.atan2(focal, math.hypot(north, east)))
+
+    panorama = noise(16, 60)
+    out = downward_view(panorama, size, fov, vertical_fov=80.0, horizon_row=horizon)
+    middle = 7.5 if horizon is None else horizon
+    expected = sample_directions_slowly(panorama[0, 1].numpy(), size, direction, 80.0, middle)
+    np.testing.assert_allclose(out[0, 1], expected, atol=5e-5)
+
+
+def test_ground_bev_edges_of_panorama_are_visible():
+    """Ground 1 m from a camera of 1 m is 45 degrees below the horizon: exactly the lower or the upper edge."""
+    panorama = (torch.arange(9.0) + 1)[None, None, :, None].expand(1, 1, 9, 36)
+    lower = ground_bev(panorama, 3, 1.0, 1.0, vertical_fov=90.0)[0, 0]
+    assert lower[0, 1] == pytest.approx(9, abs=1e-3) and lower[1, 1] == 0
+    upper = ground_bev(panorama, 3, 1.0, 1.0, vertical_fov=90.0, horizon_row=-5.0)[0, 0]
+    assert upper[1, 0] == pytest.approx(1, abs=1e-3) and upper[0, 0] == 0
+
+
+def test_sampled_values_by_hand():
+    image = torch.tensor([[0.0, 1, 4, 9], [10, 11, 14, 19], [20, 21, 24, 29]])
+    images = torch.stack([image, 2 * image])[:, None]
+    rows = torch.tensor([[-0.7, 0.5, 2.9], [1.0, 0.0, 1.0]], dtype=torch.float64)
+    columns = torch.tensor([[3.5, -0.25, 1.5], [5.0, 4.0, 1.0]], dtype=torch.float64)
+    # Columns wrap around, and rows outside are those of the nearest edge.
+    expected = np.array([[4.5, 7.25, 22.5], [11.0, 0.0, 11.0]])
+    found = sampled(images, rows, columns, sphere=True)[:, 0]
+    np.testing.assert_allclose(found, [expected, 2 * expected], atol=1e-4)
+    rows = torch.tensor([[-0.5, 1.0], [1.5, 2.0]], dtype=torch.float64)
+    columns = torch.tensor([[1.0, 3.5], [2.0, 4.0]], dtype=torch.float64)
+    expected = np.array([[0.5, 9.5], [19.0, 0.0]])  # zeros outside
+    np.testing.assert_allclose(sampled(images, rows, columns)[:, 0], [expected, 2 * expected], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: padded_sphere(torch.ones(1, 3, 10, 12)), "10 x 12 pixels cannot be padded evenly to 6 x 12"),
+        (lambda: padded_sphere(torch.ones(1, 3, 3, 8)), "3 x 8 pixels cannot be padded"),
+        (lambda: padded_sphere(torch.ones(1, 3, 1, 7)), "1 x 7 pixels cannot be padded"),
+        (lambda: ground_bev(torch.ones(1, 3, 8, 16), 8, camera_height_m=0.0), "must be positive"),
+        (lambda: downward_view(torch.ones(1, 3, 8, 16), (8, 8), 0.0), "between 0 and 180 degrees, found 0"),
+        (lambda: ground_bev(torch.ones(1, 3, 8, 16), 8, vertical_fov=180.5), "0..180 degrees, found 180.5"),
+    ],
+)
+def test_views_value_outside_limits_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_views_values_at_limits_are_accepted():
+    panorama = noise(8, 16)
+    assert torch.equal(padded_sphere(panorama), panorama)
+    assert ground_bev(panorama, 6, 0.9, 0.9).any()
+    assert ground_bev(panorama, 6, vertical_fov=180.0).any()
+    assert ground_bev(panorama, 6, 90.0, vertical_fov=0.9).shape == (2, 3, 6, 6)
+    assert downward_view(panorama, (4, 6), 0.9).any()

@@ -1,5 +1,7 @@
 """View transforms and their use in the image processor: rotations, mirroring, refused images."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 
 from gengeo_hf.encoding.fingerprint import fingerprint
 from gengeo_hf.model import GenGeoImageProcessor
-from gengeo_hf.model.view_transforms import ground_bev, parse_view, polar_tile
+from gengeo_hf.model.view_transforms import downward_view, ground_bev, padded_sphere, parse_view, polar_tile
 
 SIZES = {"ground": {"height": 28, "width": 28}, "aerial": {"height": 28, "width": 112}}
 
@@ -73,3 +75,43 @@ def test_processor_image_without_view_is_refused_in_one_line(text, view, message
     with pytest.raises(ValueError, match=message) as caught:
         processor([Image.new("RGB", (64, 48))], view=view)
     assert "\n" not in str(caught.value)
+
+
+def test_parse_view_without_values_has_published_defaults():
+    panorama, size = noise(2, 3, 24, 48), (10, 14)
+    bev, down = ground_bev(panorama, 20, 0.06, 1.5), downward_view(panorama, size, 170.0)
+    assert torch.equal(ground_bev(panorama, 20), bev)
+    assert torch.equal(parse_view("bev:20", "ground")(panorama), bev)
+    assert torch.equal(downward_view(panorama, size), down)
+    assert torch.equal(parse_view("downward:10x14", "ground")(panorama), down)
+    tile = noise(1, 3, 31, 31)
+    assert torch.equal(parse_view("polar:9x22", "aerial")(tile), polar_tile(tile, (9, 22)))
+
+
+def test_parse_view_values_are_used_in_order():
+    panorama, tile = noise(2, 3, 12, 48), noise(1, 3, 31, 31)
+    for text, expected in (
+        ("bev:20:.3", ground_bev(padded_sphere(panorama), 20, 0.3)),
+        ("bev:20:0.3:2.5", ground_bev(padded_sphere(panorama), 20, 0.3, 2.5)),
+        ("bev:20:0.3:2.5:70", ground_bev(panorama, 20, 0.3, 2.5, vertical_fov=70.0)),
+        ("downward:10x14:150", downward_view(padded_sphere(panorama), (10, 14), 150.0)),
+        ("downward:10x14:150:70", downward_view(panorama, (10, 14), 150.0, vertical_fov=70.0)),
+    ):
+        assert torch.equal(parse_view(text, "ground")(panorama), expected), text
+    exact = polar_tile(tile, (9, 22), pixel_centres=True)
+    assert torch.equal(parse_view("polar:9x22:exact", "aerial")(tile), exact)
+
+
+@pytest.mark.parametrize("text", ["bev:wide", "bev:0", "bev:20:", "downward:8", "downward:0x8", "bev"])
+def test_parse_view_malformed_values_are_refused(text):
+    with pytest.raises(ValueError, match=f"'{text}' is not a view of ground images"):
+        parse_view(text, "ground")
+
+
+def test_view_transform_needs_almost_two_to_one_and_cannot_be_changed():
+    view = parse_view("bev:6:0.5:2:70", "ground")
+    assert view(noise(1, 3, 20, 39)).shape == (1, 3, 6, 6)
+    with pytest.raises(ValueError, match="found 20 x 38 pixels"):
+        view(noise(1, 3, 20, 38))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        view.text = "bev:7"

@@ -244,3 +244,28 @@ def test_trainer_reports_the_evaluation_loss(tiny_model, tmp_path):
 def test_save_backbone_alone_warns_about_lost_interpolation(tiny_model, tmp_path):
     with pytest.warns(UserWarning, match="position_interpolation='hub'"):
         tiny_model.backbone.save_pretrained(tmp_path)
+
+
+def test_from_pretrained_single_value_that_is_not_finite_is_refused(tiny_checkpoint):
+    change_weights(tiny_checkpoint, lambda tensors: tensors["heads.shared.projection.weight"][3, 2].fill_(torch.inf))
+    with pytest.raises(ValueError, match=r"heads\.shared\.projection\.weight contains values that are not finite"):
+        GenGeoModel.from_pretrained(tiny_checkpoint)
+
+
+@pytest.mark.filterwarnings("ignore:a checkpoint of the backbone alone")
+def test_from_pretrained_unknown_weight_of_backbone_or_gengeo_is_refused(tiny_model, tiny_checkpoint, tmp_path):
+    tiny_model.backbone.save_pretrained(tmp_path / "backbone")
+    change_weights(tmp_path / "backbone", lambda tensors: tensors.update({"extra.weight": torch.ones(2)}))
+    with pytest.raises(ValueError, match=r"has the unknown weight extra\.weight \(1 in all\)"):
+        GenGeoModel.from_pretrained(tmp_path / "backbone", num_clusters=4)
+    # A classifier belongs to the checkpoint of a backbone, not to that of a GenGeo.
+    change_weights(tiny_checkpoint, lambda tensors: tensors.update({"classifier.weight": torch.ones(2)}))
+    with pytest.raises(ValueError, match=r"has the unknown weight classifier\.weight"):
+        GenGeoModel.from_pretrained(tiny_checkpoint)
+
+
+def test_from_pretrained_without_final_norm_advises_to_fetch_the_checkpoint_again(tiny_checkpoint):
+    names = ("backbone.layernorm.bias", "backbone.layernorm.weight")
+    change_weights(tiny_checkpoint, lambda tensors: [tensors.pop(name) for name in names])
+    with pytest.raises(ValueError, match=r"lacks backbone\.layernorm\.bias \(2 in all\): fetch or save"):
+        GenGeoModel.from_pretrained(tiny_checkpoint)

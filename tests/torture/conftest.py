@@ -1,7 +1,7 @@
-"""Counts of what was tried and what broke, printed at the end; and small things to break.
+"""Numbers of trials and failures of the torture tests, printed at the end of the run.
 
-`TORTURE_ROUNDS=4` multiplies the trials of every test; the default takes about a quarter of an hour on two cores.
-`TORTURE_REPORT=counts.json` writes the counts.
+`TORTURE_ROUNDS=4` multiplies the trials of every test by four; the default takes about 15 minutes on two cores.
+`TORTURE_REPORT=counts.json` also writes the numbers to this file.
 """
 
 import json
@@ -18,7 +18,11 @@ COUNTS: dict[str, Counter] = {}
 
 @pytest.fixture(scope="session")
 def counts():
-    """`counts(kind, trials=.., lost=..)` adds to the report; `details` are further numbers worth knowing."""
+    """Function that adds numbers to the report.
+
+    Its arguments are the kind of test and the numbers of trials, lost acknowledged results, wrong answers, unclear
+    error messages and crashes; other keyword arguments are printed as additional numbers.
+    """
 
     def add(kind, trials, lost=0, wrong=0, unclear=0, crashes=0, **details):
         found = COUNTS.setdefault(kind, Counter())
@@ -30,10 +34,10 @@ def counts():
 def pytest_terminal_summary(terminalreporter):
     if not COUNTS:
         return
-    terminalreporter.section("what was tried, and what broke")
+    terminalreporter.section("torture tests: trials and failures")
     for kind, found in COUNTS.items():
-        further = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in found.items() if name not in COLUMNS)
-        words = ", ".join(f"{found[name]} {name}" for name in COLUMNS)
-        terminalreporter.write_line(f"{kind}: {words}" + (f" ({further})" if further else ""))
+        details = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in found.items() if name not in COLUMNS)
+        line = ", ".join(f"{found[name]} {name}" for name in COLUMNS)
+        terminalreporter.write_line(f"{kind}: {line}" + (f" ({details})" if details else ""))
     if "TORTURE_REPORT" in os.environ:
         Path(os.environ["TORTURE_REPORT"]).write_text(json.dumps(COUNTS, indent=2) + "\n")

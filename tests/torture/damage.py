@@ -1,60 +1,63 @@
-"""Files with a flipped bit or a missing end, and what a reader makes of them."""
+"""Damaged copies of files, with a flipped bit or a missing end, and the outcomes of reading them."""
 
 import random
 
 from gengeo_hf.common.errors import GenGeoError
 
 
-def places(size, count, draw):
-    """Offsets over the whole file: its first and last bytes, and one at random in each of equal parts."""
-    edges = {place for place in (0, 1, 4, 8, 12, size - 1, size - 4, size - 8, size - 12) if 0 <= place < size}
+def choose_offsets(size, count, rng):
+    """Sorted byte offsets in a file: at its start and end, and a random one in each of `count` equal parts."""
+    edges = {offset for offset in (0, 1, 4, 8, 12, size - 1, size - 4, size - 8, size - 12) if 0 <= offset < size}
     parts = min(count, size)
-    inside = {min(size - 1, int((part + draw.random()) * size / parts)) for part in range(parts)}
+    inside = {min(size - 1, int((part + rng.random()) * size / parts)) for part in range(parts)}
     return sorted(edges | inside)
 
 
-def damaged(content, count, draw):
-    """Copies of a file's bytes: one bit flipped at each of the places, and cut off at some of them."""
-    for place in places(len(content), count, draw):
+def damaged_copies(content, count, rng):
+    """(damage, bytes) of copies with one flipped bit at each chosen offset, and of truncated copies at some offsets."""
+    for offset in choose_offsets(len(content), count, rng):
         changed = bytearray(content)
-        changed[place] ^= 1 << draw.randrange(8)
-        yield f"bit at {place}", bytes(changed)
-    for place in places(len(content), count // 4 + 1, draw):
-        yield f"cut at {place}", content[:place]
+        changed[offset] ^= 1 << rng.randrange(8)
+        yield f"flipped bit at {offset}", bytes(changed)
+    for offset in choose_offsets(len(content), count // 4 + 1, rng):
+        yield f"truncated at {offset}", content[:offset]
 
 
-def tried(file, read, truth, count, seed=0):
-    """Damage one file in every way, and count what its reader does.
+def count_outcomes(file, read, expected, count, seed=0):
+    """Damage a file in many ways, and count the outcomes of reading it.
 
     Args:
-        file: is written again and again, and put right at the end.
-        read: opens it and gives what it says.
-        truth: what it says undamaged.
+        file: Path of the file; its content is restored at the end.
+        read: Function that reads the file and returns a value.
+        expected: Value of `read` for the undamaged file.
+        count: Number of flipped bits; there are a quarter as many truncated copies.
+        seed: Seed of the damage.
 
     Returns:
-        trials, refused, unharmed (damage that changed nothing said), and the wrong and unclear ones in words.
+        Dictionary with the numbers of `trials`, of `refused` files (GenGeoError of one line) and of `unharmed` files
+        (expected value), and lists of messages about `wrong` values and `unclear` errors.
     """
-    content, draw = file.read_bytes(), random.Random(f"{seed} {file.name}")
-    found = {"trials": 0, "refused": 0, "unharmed": 0, "wrong": [], "unclear": []}
-    for what, changed in damaged(content, count, draw):
-        found["trials"] += 1
-        file.unlink()  # not the same file: the truth may be mapped into memory from it
+    content, rng = file.read_bytes(), random.Random(f"{seed} {file.name}")
+    outcomes = {"trials": 0, "refused": 0, "unharmed": 0, "wrong": [], "unclear": []}
+    for damage, changed in damaged_copies(content, count, rng):
+        outcomes["trials"] += 1
+        file.unlink()  # a new file, because `expected` may be a memory map of the old one
         file.write_bytes(changed)
         try:
-            said = read()
+            value = read()
         except GenGeoError as error:
             lines = str(error).splitlines()
             if len(lines) == 1:
-                found["refused"] += 1
+                outcomes["refused"] += 1
             else:
-                found["unclear"].append(f"{file.name}, {what}: {len(lines)} lines: {error}"[:300])
+                outcomes["unclear"].append(f"{file.name}, {damage}: {len(lines)} lines: {error}"[:300])
         except Exception as error:
-            found["unclear"].append(f"{file.name}, {what}: {type(error).__name__} {error}"[:300])
+            outcomes["unclear"].append(f"{file.name}, {damage}: {type(error).__name__} {error}"[:300])
         else:
-            if said == truth:
-                found["unharmed"] += 1
+            if value == expected:
+                outcomes["unharmed"] += 1
             else:
-                found["wrong"].append(f"{file.name}, {what}")
+                outcomes["wrong"].append(f"{file.name}, {damage}")
     file.unlink()
     file.write_bytes(content)
-    return found
+    return outcomes

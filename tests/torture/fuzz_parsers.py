@@ -1,7 +1,7 @@
-"""Coverage-guided fuzzing (atheris) of our own parsers: `python -m tests.torture.fuzz_parsers TARGET --seconds 30`.
+"""Coverage-guided fuzzing of parsers with atheris: `python -m tests.torture.fuzz_parsers TARGET --seconds 30`.
 
-Each target takes any bytes and must either give a sound value or raise GenGeoError with one line. What breaks one is
-written to `crash-*` in the folder of `--out`; give such a file as `--input` to see it again.
+Each target takes any bytes and must either return a valid value or raise GenGeoError with a message of one line. An
+input that fails is written to `crash-*` in the directory `--out`; run it again with `--input`.
 """
 
 import argparse
@@ -26,29 +26,30 @@ with atheris.instrument_imports(include=["gengeo_hf"], enable_loader_override=Fa
     from gengeo_hf.training.settings import load_settings
 
 from tests.stubs import ListSource, StubEncoder
-from tests.torture.intake_worker import saved
+from tests.torture.intake_worker import image_bytes
 
-FOLDER = Path(tempfile.mkdtemp(prefix="gengeo-fuzz-"))  # libFuzzer ends the process before anything could remove it
+DIRECTORY = Path(tempfile.mkdtemp(prefix="gengeo-fuzz-"))  # not removed at the end, because libFuzzer ends the process
 
 
-def text_of(content):
+def decode(content):
     return content.decode("utf-8", "surrogateescape")
 
 
-def written(name, content):
-    path = FOLDER / name
+def write_file(name, content):
+    """Write a file in the temporary directory; returns its path."""
+    path = DIRECTORY / name
     path.write_bytes(content)
     return path
 
 
-def lengths(content):
-    """100m, 50%, 0,3000, west,south,east,north."""
-    text = text_of(content)
+def fuzz_lengths(content):
+    """Lengths (100m), shares (50%), ranges (0,3000) and bounds (west,south,east,north)."""
+    text = decode(content)
     for parse in (units.parse_metres, units.parse_share, units.parse_range, units.parse_bounds):
         try:
             value = parse(text)
         except GenGeoError as error:
-            one_line(error)
+            assert_one_line(error)
             continue
         values = value if isinstance(value, tuple) else (value,)
         assert all(not math.isnan(number) for number in values), (text, value)
@@ -56,42 +57,42 @@ def lengths(content):
             assert all(map(math.isfinite, values)), (text, value)
 
 
-def near(content):
-    """60.17,24.94,2km."""
-    place = units.parse_near(text_of(content))
-    assert abs(place.lat) <= 90 and abs(place.lon) <= 180 and 0 < place.radius_m < math.inf
+def fuzz_near(content):
+    """Position and radius (60.17,24.94,2km)."""
+    area = units.parse_near(decode(content))
+    assert abs(area.lat) <= 90 and abs(area.lon) <= 180 and 0 < area.radius_m < math.inf
 
 
-def setting(content):
-    """key=value pairs of a configuration."""
-    config = written("config.yaml", b"output: x\n")
-    load_settings(config, text_of(content).split("\n")[:3])
+def fuzz_settings(content):
+    """Overrides key=value of a configuration."""
+    config = write_file("config.yaml", b"output: x\n")
+    load_settings(config, decode(content).split("\n")[:3])
 
 
-def configuration(content):
-    """A whole YAML file."""
-    load_settings(written("config.yaml", content), ["output=x"])
+def fuzz_configurations(content):
+    """Content of a YAML configuration file."""
+    load_settings(write_file("config.yaml", content), ["output=x"])
 
 
-def map_tiles(content):
-    """Names of a folder z/x/y."""
-    for old in sorted(FOLDER.glob("xyz/**/*"), reverse=True):
+def fuzz_map_tiles(content):
+    """Names of files and directories of map tiles z/x/y."""
+    for old in sorted(DIRECTORY.glob("xyz/**/*"), reverse=True):
         old.rmdir() if old.is_dir() else old.unlink()
-    for line in text_of(content.replace(b"\0", b"")).split("\n")[:4]:
+    for line in decode(content.replace(b"\0", b"")).split("\n")[:4]:
         parts = [part for part in line.split("/") if part not in ("", ".", "..")][:3]
         if len(parts) == 3 and all(len(part.encode("utf-8", "surrogateescape")) < 200 for part in parts):
             try:
-                (FOLDER / "xyz" / parts[0] / parts[1]).mkdir(parents=True, exist_ok=True)
-                (FOLDER / "xyz" / Path(*parts)).touch()
+                (DIRECTORY / "xyz" / parts[0] / parts[1]).mkdir(parents=True, exist_ok=True)
+                (DIRECTORY / "xyz" / Path(*parts)).touch()
             except OSError:
                 return
-    (FOLDER / "xyz").mkdir(exist_ok=True)
-    for row in XyzTiles(FOLDER / "xyz").table.to_pylist():
+    (DIRECTORY / "xyz").mkdir(exist_ok=True)
+    for row in XyzTiles(DIRECTORY / "xyz").table.to_pylist():
         assert abs(row["lat"]) <= 86 and abs(row["lon"]) <= 180
 
 
-def database(content):
-    """Whatever the cells of an MBTiles file hold."""
+def fuzz_mbtiles_cells(content):
+    """Values in the cells of an MBTiles file."""
     data = atheris.FuzzedDataProvider(content)
     cells = [
         lambda: data.ConsumeInt(8),
@@ -101,7 +102,7 @@ def database(content):
         lambda: data.ConsumeBytes(8),
         lambda: data.ConsumeUnicodeNoSurrogates(8),
     ]
-    path = FOLDER / "m.mbtiles"
+    path = DIRECTORY / "m.mbtiles"
     path.unlink(missing_ok=True)
     with sqlite3.connect(path) as file:
         file.execute("CREATE TABLE metadata (name, value)")
@@ -115,18 +116,18 @@ def database(content):
         source.read(row)
 
 
-def database_file(content):
-    """Any bytes as an MBTiles file."""
-    source = MbTiles(written("b.mbtiles", content))
+def fuzz_mbtiles_files(content):
+    """Content of an MBTiles file."""
+    source = MbTiles(write_file("b.mbtiles", content))
     for row in range(min(3, source.table.num_rows)):
         source.read(row)
 
 
-def manifest(content):
-    """A manifest in which some values were exchanged."""
+def fuzz_manifest_values(content):
+    """Index manifest with some values or keys replaced."""
     data = atheris.FuzzedDataProvider(content)
     changed = json.loads(MANIFEST)
-    odd = [
+    replacements = [
         None,
         True,
         -1,
@@ -149,64 +150,67 @@ def manifest(content):
             outer, key = inside, sorted(inside)[data.ConsumeIntInRange(0, len(inside) - 1)]
             inside = inside[key]
         if data.ConsumeBool():
-            outer[key] = json.loads(json.dumps(odd[data.ConsumeIntInRange(0, len(odd) - 1)]))
+            outer[key] = json.loads(json.dumps(replacements[data.ConsumeIntInRange(0, len(replacements) - 1)]))
         else:
             outer[data.ConsumeUnicodeNoSurrogates(6)] = outer.pop(key)
     (INDEX.path / "manifest.json").write_text(json.dumps(changed))
-    opened = GeoIndex.load(INDEX.path, verify=False)
-    opened.report()
-    assert not len(opened) or opened.search(INDEX.descriptors[:1].astype("float32"), 1)[0][0].tile_id == "noise-0"
+    index = GeoIndex.load(INDEX.path, verify=False)
+    index.report()
+    assert not len(index) or index.search(INDEX.descriptors[:1].astype("float32"), 1)[0][0].tile_id == "noise-0"
 
 
-def manifest_text(content):
-    """Any bytes as a manifest."""
+def fuzz_manifest_text(content):
+    """Content of an index manifest."""
     (INDEX.path / "manifest.json").write_bytes(content)
     GeoIndex.load(INDEX.path, verify=False).report()
 
 
-def exif(content):
-    """EXIF data of a JPEG."""
+def fuzz_exif(content):
+    """EXIF data of a JPEG file."""
     block = b"Exif\0\0" + content[:60_000]
     photo = JPEG[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + JPEG[2:]
-    place = read_metadata(photo).position
-    if place is not None:
-        assert abs(place.lat) <= 90 and abs(place.lon) <= 180
-        assert place.heading is None or 0 <= place.heading < 360
-        assert place.error_m is None or 0 <= place.error_m < math.inf
+    position = read_metadata(photo).position
+    if position is not None:
+        assert abs(position.lat) <= 90 and abs(position.lon) <= 180
+        assert position.heading is None or 0 <= position.heading < 360
+        assert position.error_m is None or 0 <= position.error_m < math.inf
 
 
-def split_lists(content):
-    """Lists of CVUSA and VIGOR, GPS tables, names of tiles."""
-    path = written("list.txt", content)
-    (FOLDER / "all.csv").write_bytes(content)
+def fuzz_split_lists(content):
+    """Split files of CVUSA and VIGOR, tables of positions, names of tiles."""
+    path = write_file("list.txt", content)
+    (DIRECTORY / "all.csv").write_bytes(content)
     for read in (cvusa.read_list, read_lines, lambda p: vigor.read_labels(p, "Seattle")):
         try:
             read(path)
         except GenGeoError as error:
-            one_line(error)
-    name = text_of(content)
-    for position in (vigor.position_of_tile, vigor.position_of_panorama):
+            assert_one_line(error)
+    name = decode(content)
+    for parse in (vigor.position_of_tile, vigor.position_of_panorama):
         try:
-            lat, lon = position(name)[:2]
+            lat, lon = parse(name)[:2]
         except GenGeoError as error:
-            one_line(error)
+            assert_one_line(error)
         else:
             assert abs(lat) <= 90 and abs(lon) <= 180, (name, lat, lon)
 
 
 TARGETS = {
-    "lengths": (lengths, [b"100m", b"1.5km", b"50%", b"0,3000", b"24.9,60.1,25.0,60.2", b"1e3ft"]),
-    "near": (near, [b"60.17,24.94,2km", b"-1,1e2,300ft"]),
-    "settings": (setting, [b"sampling.batch_size=64", b"data.ground_size=[1,2]", b"model.config={num_clusters: 4}"]),
-    "configurations": (configuration, [b"output: x\nsampling: {batch_size: 16}\n", b"base: other.yaml\n"]),
-    "map tiles": (map_tiles, [b"17/74600/37900.png\n17/1/2.jpg", b"3/7/7.webp"]),
-    "mbtiles cells": (database, [bytes(range(64)), bytes(64)]),
-    "mbtiles files": (database_file, []),
-    "manifest values": (manifest, [bytes(range(32)), bytes(8)]),
-    "manifest text": (manifest_text, []),
-    "exif": (exif, []),
+    "lengths": (fuzz_lengths, [b"100m", b"1.5km", b"50%", b"0,3000", b"24.9,60.1,25.0,60.2", b"1e3ft"]),
+    "near": (fuzz_near, [b"60.17,24.94,2km", b"-1,1e2,300ft"]),
+    "settings": (
+        fuzz_settings,
+        [b"sampling.batch_size=64", b"data.ground_size=[1,2]", b"model.config={num_clusters: 4}"],
+    ),
+    "configurations": (fuzz_configurations, [b"output: x\nsampling: {batch_size: 16}\n", b"base: other.yaml\n"]),
+    "map tiles": (fuzz_map_tiles, [b"17/74600/37900.png\n17/1/2.jpg", b"3/7/7.webp"]),
+    "mbtiles cells": (fuzz_mbtiles_cells, [bytes(range(64)), bytes(64)]),
+    "mbtiles files": (fuzz_mbtiles_files, []),
+    "manifest values": (fuzz_manifest_values, [bytes(range(32)), bytes(8)]),
+    "manifest text": (fuzz_manifest_text, []),
+    "exif": (fuzz_exif, []),
     "split lists": (
-        split_lists,
+        fuzz_split_lists,
         [
             b"bingmap/19/0000001.jpg,streetview/panos/0000001.jpg,streetview/annotations/0000001.png\n",
             b"a,47.6,-122.3,b.jpg satellite_47.6_-122.3.png 1 2 satellite_4_-1.png 3 4 s_1_2.png 5 6 s_1_3.png 7 8\n",
@@ -219,50 +223,50 @@ INDEX, MANIFEST, JPEG = None, "", b""
 
 
 def prepare():
-    """What some targets start from."""
+    """Create the index and the files that some targets change, and add their first inputs."""
     global INDEX, MANIFEST, JPEG
-    INDEX = GeoIndex.build(StubEncoder(), ListSource(4), FOLDER / "idx")
+    INDEX = GeoIndex.build(StubEncoder(), ListSource(4), DIRECTORY / "idx")
     MANIFEST = (INDEX.path / "manifest.json").read_text()
     from PIL import Image
 
     tags = Image.Exif()
     tags.get_ifd(0x8825).update({1: "N", 2: (60.0, 10.0, 11.0), 3: "E", 4: (24.0, 56.0, 1.0), 16: "M", 17: 90.0})
-    JPEG = saved("JPEG", 16)
+    JPEG = image_bytes("JPEG", 16)
     TARGETS["exif"][1].append(tags.tobytes()[6:] if tags.tobytes().startswith(b"Exif") else tags.tobytes())
     TARGETS["manifest text"][1].append(MANIFEST.encode())
-    with sqlite3.connect(FOLDER / "seed.mbtiles") as file:
+    with sqlite3.connect(DIRECTORY / "seed.mbtiles") as file:
         file.execute("PRAGMA page_size = 512")
         file.execute("CREATE TABLE metadata (name text, value text)")
         file.execute("CREATE TABLE tiles (zoom_level int, tile_column int, tile_row int, tile_data blob)")
-        file.execute("INSERT INTO tiles VALUES (3, 1, 2, ?)", (saved("PNG", 8),))
+        file.execute("INSERT INTO tiles VALUES (3, 1, 2, ?)", (image_bytes("PNG", 8),))
     file.close()
-    TARGETS["mbtiles files"][1].append((FOLDER / "seed.mbtiles").read_bytes())
+    TARGETS["mbtiles files"][1].append((DIRECTORY / "seed.mbtiles").read_bytes())
 
 
-def one_line(error):
-    """The promise about errors that a user can mend."""
-    assert len(str(error).splitlines()) <= 1, f"many lines: {error!s}"
+def assert_one_line(error):
+    """Assert that the message of an error has at most one line."""
+    assert len(str(error).splitlines()) <= 1, f"the message has several lines: {error!s}"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", choices=TARGETS)
-    parser.add_argument("--seconds", type=int, default=30)
-    parser.add_argument("--out", type=Path, default=Path())
-    parser.add_argument("--input", type=Path, help="try this file alone")
+    parser.add_argument("--seconds", type=int, default=30, help="Time of fuzzing in seconds (default: 30).")
+    parser.add_argument("--out", type=Path, default=Path(), help="Directory for inputs that fail (default: here).")
+    parser.add_argument("--input", type=Path, help="Run the target once, on this file.")
     given = parser.parse_args()
     prepare()
-    act, seeds = TARGETS[given.target]
+    target, seeds = TARGETS[given.target]
 
-    def tried(content):
+    def run_target(content):
         try:
-            act(content)
+            target(content)
         except GenGeoError as error:
-            one_line(error)
+            assert_one_line(error)
 
     if given.input:
-        return tried(given.input.read_bytes())
-    corpus = FOLDER / "corpus"
+        return run_target(given.input.read_bytes())
+    corpus = DIRECTORY / "corpus"
     corpus.mkdir()
     for number, seed in enumerate(seeds):
         (corpus / str(number)).write_bytes(seed)
@@ -274,7 +278,7 @@ def main():
         "-max_len=4096",
         f"-artifact_prefix={given.out}/",
     ]
-    atheris.Setup([sys.argv[0], *options, str(corpus)], tried)
+    atheris.Setup([sys.argv[0], *options, str(corpus)], run_target)
     atheris.Fuzz()
 
 

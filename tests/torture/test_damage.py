@@ -1,4 +1,4 @@
-"""A flipped bit or a missing end in any file that is read: refused or of no effect, never another answer."""
+"""Files with a flipped bit or a missing end are refused or give the same result, never a different one."""
 
 import hashlib
 import json
@@ -10,27 +10,29 @@ import pytest
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.index import GeoIndex
 from tests.stubs import ListSource, StubEncoder
-from tests.torture import making
+from tests.torture import inputs
 from tests.torture.conftest import ROUNDS
-from tests.torture.damage import tried
+from tests.torture.damage import count_outcomes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600 * ROUNDS)]
 
 
-def check(kind, files, read, counts, count, truth=None):
-    """Damage each of some files and sum up."""
-    if truth is None:
-        truth = read()
-        assert read() == truth, "what is read must be the same twice"
-    total = [tried(file, read, truth, count * ROUNDS) for file in files]
-    trials, refused, unharmed = (sum(found[name] for found in total) for name in ("trials", "refused", "unharmed"))
-    wrong, unclear = ([line for found in total for line in found[name]] for name in ("wrong", "unclear"))
+def check_damage(kind, files, read, counts, count, expected=None):
+    """Damage each file about `count` times; assert that `read` returns the expected value or raises a clear error."""
+    if expected is None:
+        expected = read()
+        assert read() == expected, "reading the same files twice gives different values"
+    outcomes = [count_outcomes(file, read, expected, count * ROUNDS) for file in files]
+    trials, refused, unharmed = (
+        sum(outcome[name] for outcome in outcomes) for name in ("trials", "refused", "unharmed")
+    )
+    wrong, unclear = ([line for outcome in outcomes for line in outcome[name]] for name in ("wrong", "unclear"))
     counts(f"damage: {kind}", trials, wrong=len(wrong), unclear=len(unclear), refused=refused, unharmed=unharmed)
     assert not wrong and not unclear, json.dumps({"wrong": wrong[:10], "unclear": unclear[:10]}, indent=1)
 
 
-def answers(path):
-    """All that an index says: rows, scores of queries, thumbnails, the report."""
+def read_index(path):
+    """All content of an index: search results, rows, thumbnails, tiles that were left out, descriptors."""
     index = GeoIndex.load(path)
     queries = np.random.default_rng(0).standard_normal((4, index.manifest.dim)).astype(np.float32)
     hits = index.search(queries / np.linalg.norm(queries, axis=1, keepdims=True), 5)
@@ -42,7 +44,7 @@ def answers(path):
 
 
 @pytest.mark.parametrize("kind", ["exact", "compressed"])
-def test_index_files(tmp_path, counts, monkeypatch, kind):
+def test_index_with_damaged_files_is_refused_or_unchanged(tmp_path, counts, monkeypatch, kind):
     if kind == "compressed":
         monkeypatch.setattr("gengeo_hf.index.search.FLAT_LIMIT", 10)
         monkeypatch.setattr("gengeo_hf.index.search.EXACT_LIMIT", 20)
@@ -54,26 +56,26 @@ def test_index_files(tmp_path, counts, monkeypatch, kind):
     assert {"descriptors.npy", "tiles.arrow", "blocks.npy", "manifest.json", "thumbnails.parquet"} <= names
     assert any("deleted" in name for name in names) and any("left_out" in name for name in names)
     assert ("scan-0.faiss" in names) == (kind == "compressed")
-    check(f"index, {kind} search", files, lambda: answers(index.path), counts, 60)
+    check_damage(f"index, {kind} search", files, lambda: read_index(index.path), counts, 60)
 
 
-def test_weights_and_configuration_of_a_checkpoint(tmp_path, counts):
-    """The index knows the fingerprint of its model: other weights, or another preprocessing, are not its model's."""
+def test_checkpoint_with_damaged_files_is_refused_or_unchanged(tmp_path, counts):
+    """The index has the fingerprint of its model, so changed weights or preprocessing are refused."""
     from gengeo_hf.encoding.encoder import Encoder
 
-    model, picture = making.model(tmp_path / "model"), making.picture(np.random.default_rng(5))
+    model, image = inputs.write_model(tmp_path / "model"), inputs.random_image(np.random.default_rng(5))
     GeoIndex.build(Encoder.from_pretrained(model, device="cpu"), ListSource(20), tmp_path / "idx")
 
     def read():
         encoder = Encoder.from_pretrained(model, device="cpu")
         index = GeoIndex.load(tmp_path / "idx")
         index.check_model(encoder)
-        return [hit.tile_id for hit in index.search(encoder.encode([picture], "ground"), 5)[0]]
+        return [hit.tile_id for hit in index.search(encoder.encode([image], "ground"), 5)[0]]
 
-    check("checkpoint", sorted(model.iterdir()), read, counts, 40)
+    check_damage("checkpoint", sorted(model.iterdir()), read, counts, 40)
 
 
-def test_results(tmp_path, counts):
+def test_results_with_damaged_files_are_refused_or_unchanged(tmp_path, counts):
     from tests.evaluation.test_tables import result
 
     _, path = result(tmp_path)
@@ -84,11 +86,11 @@ def test_results(tmp_path, counts):
         result = Result.load(path)
         return result.summary, result.queries.to_pydict()
 
-    check("result", [path, path.with_suffix(".queries.parquet")], read, counts, 300)
+    check_damage("result", [path, path.with_suffix(".queries.parquet")], read, counts, 300)
 
 
-def test_stored_worlds(tmp_path, counts):
-    pytest.importorskip("embreex", reason="the world is drawn with embreex")
+def test_stored_world_with_damaged_files_is_refused_or_unchanged(tmp_path, counts):
+    pytest.importorskip("embreex", reason="rendering the world needs embreex")
     from gengeo_hf.world import build_world
 
     def read():
@@ -99,19 +101,19 @@ def test_stored_worlds(tmp_path, counts):
         ]
 
     read()
-    check("world", [path for path in tmp_path.rglob("*") if path.is_file()], read, counts, 150)
+    check_damage("world", [path for path in tmp_path.rglob("*") if path.is_file()], read, counts, 150)
 
 
-def test_calibrations(tmp_path, counts):
+def test_calibration_with_a_damaged_file_is_refused_or_unchanged(tmp_path, counts):
     from gengeo_hf.localization.confidence import Calibration
 
     path = tmp_path / "calibration.json"
     Calibration(-3.0, 5.0, 2.0, 25.0, "f" * 64, 1000, 200, 0.03, ((0.1, 0.2, 10),), ((0.5, 0.4, 0.9),)).save(path)
-    check("calibration", [path], lambda: Calibration.load(path), counts, 400)
+    check_damage("calibration", [path], lambda: Calibration.load(path), counts, 400)
 
 
-def test_work_that_a_build_left(tmp_path, counts, monkeypatch):
-    """Shards of an interrupted build: a damaged one is made again."""
+def test_build_after_interruption_with_a_damaged_shard_gives_the_same_index(tmp_path, counts, monkeypatch):
+    """Tiles of a damaged shard of an interrupted build are encoded again."""
     from gengeo_hf.index import build
 
     source, partial = ListSource(300), tmp_path / "idx.partial"
@@ -133,5 +135,5 @@ def test_work_that_a_build_left(tmp_path, counts, monkeypatch):
         return index.descriptors.tobytes(), index.tiles.to_pydict(), index.thumbnails(["noise-0", "noise-299"])
 
     read()
-    truth = read()
-    check("shards of a build", sorted(partial.glob("*/shard-*.parquet")), read, counts, 40, truth)
+    expected = read()
+    check_damage("shards of a build", sorted(partial.glob("*/shard-*.parquet")), read, counts, 40, expected)

@@ -1,4 +1,4 @@
-"""10,000 damaged photos and rasters through intake: opened or refused in one line; no process dies of one."""
+"""10,000 damaged photos and rasters are opened or refused with a message of one line; no process crashes."""
 
 import os
 import select
@@ -11,25 +11,29 @@ import pytest
 from tests.torture.conftest import ROUNDS
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 60  # for one file
+SECONDS = 60  # time limit of one file
 
 
 class Worker:
-    """A process that is started again when it dies."""
+    """Worker process (see intake_worker.py) that is restarted after a crash."""
 
     def __init__(self, kind):
         self.kind = kind
         self.start()
 
     def start(self):
-        words = [sys.executable, "-m", "tests.torture.intake_worker", self.kind]
+        command = [sys.executable, "-m", "tests.torture.intake_worker", self.kind]
         settings = os.environ | {"OMP_NUM_THREADS": "1"}
-        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}  # decoders warn
-        self.process = subprocess.Popen(words, cwd=ROOT, env=settings, **streams)
+        streams = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.DEVNULL,
+        }  # decoders print warnings
+        self.process = subprocess.Popen(command, cwd=ROOT, env=settings, **streams)
         assert self.process.stdout.readline() == b"ready\n"
 
-    def ask(self, seed):
-        """`opened`, `refused` or what went wrong, and the peak memory in MB."""
+    def open_damaged(self, seed):
+        """Open the damaged file of a seed; returns the answer of the worker and its peak memory in MB."""
         try:
             self.process.stdin.write(f"{seed}\n".encode())
             self.process.stdin.flush()
@@ -54,22 +58,27 @@ class Worker:
 @pytest.mark.slow
 @pytest.mark.timeout(1200 * ROUNDS)
 @pytest.mark.parametrize(("kind", "files"), [("photo", 8000), ("raster", 2000)])
-def test_damaged_files(kind, files, counts):
+def test_damaged_images_are_opened_or_refused_without_a_crash(kind, files, counts):
     if kind == "raster":
         pytest.importorskip("rasterio", reason="rasters are read with rasterio")
-    worker, found, strange, most = Worker(kind), {"opened": 0, "refused": 0}, [], 0
+    worker, outcomes, failures, peak_mb = Worker(kind), {"opened": 0, "refused": 0}, [], 0
     for seed in range(files * ROUNDS):
-        answer, peak = worker.ask(seed)
-        most = max(most, peak)
-        if answer in found:
-            found[answer] += 1
+        answer, memory_mb = worker.open_damaged(seed)
+        peak_mb = max(peak_mb, memory_mb)
+        if answer in outcomes:
+            outcomes[answer] += 1
         else:
-            strange.append(f"seed {seed}: {answer}")
+            failures.append(f"seed {seed}: {answer}")
     worker.close()
-    crashes = sum(": crash" in line for line in strange)
+    crashes = sum(": crash" in line for line in failures)
     counts(
-        f"fuzzed files: {kind}", files * ROUNDS, unclear=len(strange) - crashes, crashes=crashes, peak_MB=most, **found
+        f"fuzzed files: {kind}",
+        files * ROUNDS,
+        unclear=len(failures) - crashes,
+        crashes=crashes,
+        peak_MB=peak_mb,
+        **outcomes,
     )
-    assert not strange, strange[:20]
-    assert found["opened"] > files / 20 and found["refused"] > files / 20, found
-    assert most < 2000, f"{most} MB"
+    assert not failures, failures[:20]
+    assert outcomes["opened"] > files / 20 and outcomes["refused"] > files / 20, outcomes
+    assert peak_mb < 2000, f"{peak_mb} MB"

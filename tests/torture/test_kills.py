@@ -1,6 +1,7 @@
-"""SIGKILL at random moments of every job that writes: nothing acknowledged is lost, and the job ends as undisturbed.
+"""SIGKILL at random times of every command that writes: no acknowledged result is lost, and the final result is equal
+to that of an uninterrupted run.
 
-Training has its own twenty kills in tests/training/test_kill.py.
+Training is tested in tests/training/test_kill.py.
 """
 
 import json
@@ -12,64 +13,66 @@ from pathlib import Path
 import pytest
 
 from tests.hub.hub_server import TOKEN, HubServer
-from tests.torture import making
+from tests.torture import inputs
 from tests.torture.conftest import ROUNDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def kill(job, folder, kills, counts, **environment):
-    words = [sys.executable, "-m", "tests.torture.kill_loop", job, str(folder), str(kills * ROUNDS), "0"]
+def kill_job(job, folder, kills, counts, **environment):
+    """Run kill_loop.py and assert that no result is lost or wrong and that no files are left over."""
+    command = [sys.executable, "-m", "tests.torture.kill_loop", job, str(folder), str(kills * ROUNDS), "0"]
     settings = os.environ | {"OMP_NUM_THREADS": "1"} | environment
-    done = subprocess.run(
-        words, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=580 * ROUNDS, check=False
+    result = subprocess.run(
+        command, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=580 * ROUNDS, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(result.stdout.splitlines()[-1])
     counts(
-        f"SIGKILL: {job}", found["kills"], found["lost"], found["wrong"], runs=found["runs"], left_behind=found["left"]
+        f"SIGKILL: {job}", found["kills"], found["lost"], found["wrong"], runs=found["runs"], leftover=found["leftover"]
     )
-    assert found["lost"] == found["wrong"] == found["left"] == 0, (found, done.stderr[-2000:])
+    assert found["lost"] == found["wrong"] == found["leftover"] == 0, (found, result.stderr[-2000:])
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("kills")
-    making.model(made / "model")
+    """Directory with a model and two sets of map tiles."""
+    path = tmp_path_factory.mktemp("kills")
+    inputs.write_model(path / "model")
     for name, first in (("a", 0), ("b", 100)):
-        making.map_tiles(made / name, 20, 30, first)
-    return made
+        inputs.write_map_tiles(path / name, 20, 30, first)
+    return path
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600 * ROUNDS)
-def test_building_the_world(tmp_path, counts):
-    pytest.importorskip("embreex", reason="the world is drawn with embreex")
-    kill("world", tmp_path, 8, counts)
+def test_world_build_when_killed_keeps_finished_regions(tmp_path, counts):
+    pytest.importorskip("embreex", reason="rendering the world needs embreex")
+    kill_job("world", tmp_path, 8, counts)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600 * ROUNDS)
-def test_indexing(folder, counts):
-    kill("index", folder, 12, counts)
+def test_index_when_killed_is_complete_or_absent(folder, counts):
+    kill_job("index", folder, 12, counts)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600 * ROUNDS)
-def test_adding_to_an_index(folder, counts):
+def test_index_add_when_killed_keeps_the_earlier_tiles(folder, counts):
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.imagery import open_imagery
     from gengeo_hf.index import GeoIndex
 
     encoder = Encoder.from_pretrained(folder / "model", device="cpu")
     GeoIndex.build(encoder, open_imagery(folder / "a"), folder / "start.gengeo")
-    kill("add", folder, 12, counts)
+    kill_job("add", folder, 12, counts)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600 * ROUNDS)
 @pytest.mark.parametrize("job", ["remove", "compact", "merge"])
-def test_editing_an_index_of_segments(tmp_path, counts, job):
+def test_index_edit_when_killed_leaves_the_old_or_the_new_index(tmp_path, counts, job):
     from gengeo_hf.index import GeoIndex
     from tests.stubs import ListSource, StubEncoder
 
@@ -78,12 +81,12 @@ def test_editing_an_index_of_segments(tmp_path, counts, job):
         index.add(StubEncoder(), ListSource(40, f"added{number}", seed=number + 1, broken=[7]))
     index.remove([f"first-{number}" for number in range(100, 160)])
     GeoIndex.build(StubEncoder(), ListSource(300, "first", seed=9), tmp_path / "other.gengeo")
-    kill(job, tmp_path, 25, counts)
+    kill_job(job, tmp_path, 25, counts)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600 * ROUNDS)
-def test_pushing(tmp_path, counts):
+def test_push_when_killed_leaves_the_old_or_the_new_index_on_the_hub(tmp_path, counts):
     from gengeo_hf.index import GeoIndex
     from tests.stubs import ListSource, StubEncoder
 
@@ -98,6 +101,6 @@ def test_pushing(tmp_path, counts):
             "HF_HUB_DISABLE_XET": "1",
             "HF_HOME": str(tmp_path / "hf"),
         }
-        kill("push", tmp_path, 15, counts, **settings)
+        kill_job("push", tmp_path, 15, counts, **settings)
     finally:
         hub.close()

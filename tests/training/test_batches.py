@@ -1,6 +1,7 @@
 """Inputs of the sampler: neighbour tables by epoch, rules, semi-positives, tiles with several photos."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from accelerate import Accelerator
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.encoder import Encoder
+from gengeo_hf.learning import HardNegativeBatchSampler, Pairs
 from gengeo_hf.training import batches
 from gengeo_hf.training.settings import Settings
 from tests.training.random_pairs import random_pairs
@@ -145,3 +147,101 @@ def test_visual_tables_keep_max_similarity(tiny_model, tiny_processor):
         wanted = {int(tiles[n]) for n in range(6) if scores[photo, n] < limit and n != own[photo]}
         assert set(found) - {-1} == wanted
     assert (table == -1).any()
+
+
+def test_training_pairs_without_semi_positives_have_minus_one():
+    assert batches.training_pairs(random_pairs(3)).semi_positives.tolist() == [[-1]] * 3
+
+
+def test_batch_rules_positions_are_only_needed_for_distance():
+    pairs = Pairs(np.arange(4))
+    assert batches.batch_rules(sampling(batch_size=4), pairs).min_negative_distance_m == 0.0
+
+
+def test_batch_rules_keep_semi_positives_out_of_every_batch():
+    """Tiles 2n and 2n + 1 cover the position of both of their photos, as in VIGOR."""
+    pairs = Pairs(np.arange(12), (np.arange(12) ^ 1)[:, None], np.zeros((12, 2)))
+    near = {"near": (np.arange(12) ^ 1)[:, None]}  # the nearest tile is always the semi-positive
+    together = {}
+    for kind in ("banned", "ignored"):
+        rules = batches.batch_rules(sampling(batch_size=4, neighbours=1, semi_positives=kind), pairs)
+        sampler = HardNegativeBatchSampler(pairs, rules, 0)
+        sampler.set_tables(shares=[1.0], **near)
+        together[kind] = sum(row ^ 1 in batch for batch in sampler for row in batch)
+        assert len(sampler) == 3
+    assert together["banned"] == 0 < together["ignored"]
+
+
+def test_neighbour_tables_count_tiles_without_a_position(capsys):
+    """Half a position is none: latitude or longitude is missing, or both."""
+    data = random_pairs(6)
+    lost = {1: {"lat": None}, 3: {"lon": None}, 4: {"lat": None, "lon": None}}
+    change = {"with_indices": True}
+    queries = data.queries.map(lambda _, row: lost.get(row, {}), **change).cast(data.queries.features)
+    gallery = data.gallery.map(lambda _, row: lost.get(row, {}), **change).cast(data.gallery.features)
+    data = dataclasses.replace(data, queries=queries, gallery=gallery)
+    tables = {}
+    accelerator = Accelerator(cpu=True)
+    batches.neighbour_tables(sampling(pool=2), 1, data, batches.training_pairs(data), tables, accelerator, None)
+    assert tables == {} and "since 3 training tiles" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("protocol", "expected"), [("gengeo", [0, 1, 2, 3, 4, 5]), ("sample4geo", [1, 1, 3, 3, 5, 5])])
+def test_neighbour_tables_of_sample4geo_have_one_row_per_tile(monkeypatch, protocol, expected):
+    data = several_photos(3)
+    monkeypatch.setattr(batches, "encode_training_pairs", lambda *_: "descriptors")
+    monkeypatch.setattr(batches, "visual_tables", lambda *_: {"visual": np.arange(6)[:, None]})
+    tables, settings = {}, sampling(gps_epochs=0, protocol=protocol)
+    batches.neighbour_tables(settings, 1, data, batches.training_pairs(data), tables, Accelerator(cpu=True), None)
+    assert tables["visual"].ravel().tolist() == expected
+
+
+def test_geographic_table_is_limited_to_other_tiles():
+    data = random_pairs(4)  # in a row from south to north
+    table = batches.geographic_table(data, batches.training_pairs(data), 10, legacy_degrees=False)
+    assert table.shape == (4, 3)
+    assert [row[0] for row in table.tolist()][::3] == [1, 2] and table[0].tolist() == [1, 2, 3]
+    assert [sorted(row) for row in table.tolist()] == [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_visual_tables_each_process_searches_for_its_photos(monkeypatch, processes):
+    pairs = batches.training_pairs(several_photos(5))  # 10 photos
+    generator = np.random.default_rng(0)
+    ground, aerial = generator.normal(size=(10, 4)), generator.normal(size=(5, 4))
+    mined = ground.astype(np.float32), aerial.astype(np.float32), np.unique(pairs.tile_of_query, return_inverse=True)[1]
+    settings = sampling(pool=2, mining_direction="both")
+    whole = batches.visual_tables(settings, pairs, mined, Accelerator(cpu=True))
+    searched = {"visual": [], "visual_reverse": []}
+
+    def gather(rows, count, share, accelerator):
+        assert count == 10 and share == -(-10 // processes)
+        first = len(searched["visual"]) == len(searched["visual_reverse"])
+        searched["visual" if first else "visual_reverse"].append(rows)
+        return rows
+
+    monkeypatch.setattr(batches, "gather_parts", gather)
+    tiles = np.unique(pairs.tile_of_query)
+    for rank in range(processes):
+        group = SimpleNamespace(num_processes=processes, process_index=rank, device="cpu")
+        batches.visual_tables(settings, pairs, mined, group)
+    for name, parts in searched.items():
+        rows = np.concatenate(parts)
+        np.testing.assert_array_equal(np.where(rows < 0, -1, tiles[rows]), whole[name])
+
+
+def test_encode_training_pairs_replaces_broken_images(tiny_model, tiny_processor):
+    data = random_pairs(3)
+    broken = {"bytes": b"nothing", "path": None}
+    queries, gallery = data.queries.to_list(), data.gallery.to_list()
+    queries[1]["ground"] = gallery[2]["aerial"] = broken
+    data = dataclasses.replace(
+        data,
+        queries=data.queries.from_list(queries, features=data.queries.features),
+        gallery=data.gallery.from_list(gallery, features=data.gallery.features),
+    )
+    encoder = Encoder(tiny_model, tiny_processor, device="cpu")
+    pairs = batches.training_pairs(data)
+    ground, aerial, own = batches.encode_training_pairs(sampling(), data, pairs, Accelerator(cpu=True), encoder)
+    assert ground.shape == aerial.shape == (3, 24) and own.tolist() == [0, 1, 2]
+    assert np.isfinite(ground).all() and np.isfinite(aerial).all()

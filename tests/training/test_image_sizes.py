@@ -3,13 +3,14 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from gengeo_hf.training import loop
 from gengeo_hf.training.image_sizes import enlargement_notes
 from gengeo_hf.training.settings import load_settings
 from tests.conftest import TINY
-from tests.training.random_pairs import load_random_pairs
+from tests.training.random_pairs import load_random_pairs, png
 
 LARGE = ["data.ground_size=[56,224]", "data.aerial_size=[56,84]"]  # the images are 28 x 112 and 56 x 56
 
@@ -50,6 +51,31 @@ def test_enlargement_notes_name_options_for_larger_images():
 )
 def test_enlargement_notes_are_absent_where_no_synthetic_image_is_enlarged(overrides, synthetic):
     assert notes(*overrides, synthetic=synthetic) == []
+
+
+def test_enlargement_notes_name_one_short_side():
+    """The images are 28 x 112 and 56 x 56 pixels."""
+    for size in ("28,224", "56,112"):
+        (note,) = notes(f"data.ground_size=[{size}]", "data.aerial_size=[56,56]")
+        assert f"ground images of 28 x 112 pixels are enlarged to data.ground_size=[{size}]" in note
+
+
+def test_enlargement_notes_state_the_smallest_image_of_several_worlds():
+    """Two worlds in the training tiles, with the smaller images in the second; larger ones in the validation tiles."""
+
+    def tiles(split, *sizes):
+        data = world(split)
+        rows = data.gallery.to_list()[: len(sizes)]
+        for number, (row, size) in enumerate(zip(rows, sizes, strict=True)):
+            row["area"] = f"{('urban', 'rural')[number]}-{split}-0-0000"
+            row["aerial"] = png(np.zeros((*size, 3), np.uint8))
+        gallery = data.gallery.from_list(rows, features=data.gallery.features)
+        return dataclasses.replace(data, gallery=gallery)
+
+    settings = load_settings("world_small", ["data.ground_size=[28,112]", "data.aerial_size=[70,70]"])
+    (note,) = enlargement_notes(settings, tiles("train", (56, 56), (42, 60)), tiles("validation", (56, 56), (70, 70)))
+    assert note.startswith("aerial images of 42 x 60 pixels")
+    assert note.endswith("add data.train.aerial_size=[70,70] data.validation.aerial_size=[70,70]")
 
 
 def test_training_prints_that_synthetic_images_are_enlarged(tmp_path, monkeypatch, capsys):

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -77,3 +78,39 @@ def test_scripts_set_passive_thread_waiting_before_torch(script):
     command = [sys.executable, "-c", IMPORT, str(root / "training" / f"{script}.py")]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "PASSIVE", found.stderr
+
+
+STUBBORN = """
+import signal, subprocess, sys, time
+inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(40)"])
+try:
+    open(sys.argv[1], "w").write(str(inner.pid))
+    time.sleep(40)
+except KeyboardInterrupt:
+    open(sys.argv[2], "w").write("interrupted")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="reads /proc")
+def test_run_training_sigterm_interrupts_the_whole_group(tmp_path):
+    """The signal arrives in this process while it waits; afterwards the handlers are those of before."""
+    pid_file, end_file = tmp_path / "pid", tmp_path / "end"
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+
+    def terminate():
+        while not (pid_file.exists() and pid_file.read_text()):
+            time.sleep(0.02)
+        if signal.getsignal(signal.SIGTERM) != before[0]:  # else the signal would end the tests
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=terminate)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_training([sys.executable, "-c", STUBBORN, str(pid_file), str(end_file)])
+    thread.join()
+    assert end_file.read_text() == "interrupted"  # SIGINT first, so that the training can end by itself
+    inner, deadline = int(pid_file.read_text()), time.monotonic() + 20
+    while is_running(inner) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(inner)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before

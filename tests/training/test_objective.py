@@ -14,7 +14,7 @@ from gengeo_hf.data.view_checks import positions_in_tiles
 from gengeo_hf.learning import Pairs, symmetric_info_nce
 from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
 from gengeo_hf.training.components import build_augmentation, build_model, build_pairs, build_processor
-from gengeo_hf.training.objective import Objective, build_objective, model_weights
+from gengeo_hf.training.objective import TERMS, Objective, Term, build_objective, model_weights
 from gengeo_hf.training.settings import Settings, load_settings
 from gengeo_hf.training.step import backward_pass, build_optimizer
 from tests.conftest import TINY, TINY_SIZES
@@ -295,3 +295,43 @@ def test_positions_in_tiles_follow_bounds():
         x = (photo["lon"] - tile["west"]) / (tile["east"] - tile["west"])
         y = (tile["north"] - photo["lat"]) / (tile["north"] - tile["south"])
         assert found[query].tolist() == pytest.approx([x, y], abs=1e-4) and 0 <= min(x, y) <= max(x, y) <= 1
+
+
+class Constant(Term):
+    """A term of value 3 for every batch."""
+
+    def encode(self, encode, model, part, outputs):
+        return {}
+
+    def loss(self, columns, pair_loss):
+        return torch.tensor(3.0)
+
+
+@pytest.mark.parametrize(("options", "weight"), [(None, 1.0), ({}, 1.0), ({"weight": 0.25}, 0.25)])
+def test_objective_adds_weighted_terms_of_plugins(monkeypatch, options, weight):
+    monkeypatch.setitem(TERMS._parts, "constant", Constant)
+    settings = some()
+    settings.loss.terms = {"constant": options}
+    two = {view: torch.eye(2, 24) for view in ("ground", "aerial")}
+    scale = torch.tensor(math.log(4.0))
+    plain = Objective(model_of(), some()).loss(two, scale, {}).item()
+    # 1 - 0.1 / 2 of the target on the pair, logits 4 and 0
+    assert plain == pytest.approx(math.log(1 + math.exp(-4)) + 0.05 * 4)
+    assert Objective(model_of(), settings).loss(two, scale, {}).item() == pytest.approx(plain + 3 * weight)
+
+
+@pytest.mark.parametrize("pair", ["info_nce", "soft_triplet"])
+def test_objective_of_temperature_one_has_finite_gradient(pair):
+    """A loss without temperature leaves it a gradient of zero."""
+    settings = some()
+    settings.loss.pair = pair
+    scale = torch.zeros((), requires_grad=True)
+    loss = Objective(model_of(), settings).loss({v: torch.eye(3, 24) for v in ("ground", "aerial")}, scale, {})
+    loss.backward()
+    assert math.isfinite(loss.item()) and (scale.grad == 0) == (pair == "soft_triplet")
+
+
+def test_build_objective_without_parameters_adds_no_module():
+    model = model_of()
+    build_objective(model, some())
+    assert not hasattr(model, "objective")

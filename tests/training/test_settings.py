@@ -1,9 +1,12 @@
-import pytest
+"""Settings of a run: files, overrides, defaults that `--help` shows, limits of values, the command line."""
 
-from gengeo_hf.common.errors import GenGeoError
+import pytest
+import yaml
+
+from gengeo_hf.common.errors import GenGeoError, UsageError
 from gengeo_hf.data import load_pairs
 from gengeo_hf.training import settings as settings_module
-from gengeo_hf.training.settings import Settings, as_dict, format_settings, load_settings
+from gengeo_hf.training.settings import Settings, as_dict, format_settings, load_settings, parse
 
 CONFIGS = sorted(settings_module.CONFIGS.rglob("*.yaml"))
 URBAN = next(path for path in CONFIGS if path.stem == "world_urban")
@@ -173,3 +176,148 @@ def test_defaults_of_a_run_are_the_paper_s_recipe():
     settings = as_dict(Settings(output="x"))
     assert {group: {key: settings[group][key] for key in keys} for group, keys in expected.items()} == expected
     assert settings["seed"] == 0 and settings["evaluate_every"] == 4 and settings["save_every"] == 1
+
+
+# Retyped from the paper (section 4.1.3), docs/recipe.md and training/README.md; data.name and output have no default.
+DEFAULTS = {
+    "output": "???",
+    "seed": 0,
+    "data": {
+        "name": "???",
+        "root": None,
+        "train": {},
+        "validation": {},
+        "in_memory": False,
+        "workers": 2,
+        "ground_size": [154, 770],
+        "aerial_size": [392, 392],
+        "ground_view": None,
+        "aerial_view": None,
+        "auxiliary_view": None,
+        "auxiliary_size": [384, 384],  # AuxGeo
+    },
+    "model": {"init": None, "config": {}},
+    "augment": {"enabled": True, "options": {}},
+    "loss": {"pair": "info_nce", "options": {}, "terms": {}},
+    "sampling": {
+        "batch_size": 256,
+        "micro_batch": None,
+        "keep_frozen": True,
+        "protocol": "gengeo",
+        "first_phase": "geographic",
+        "gps_epochs": 4,
+        "mining_every": 4,
+        "mining_direction": "ground",
+        "neighbours": 64,
+        "pool": 128,
+        "random_share": 0.0,
+        "geographic_share": 0.0,
+        "semi_positives": "banned",
+        "min_negative_distance_m": 0.0,
+        "max_similarity": None,
+        "legacy_degrees": False,
+    },
+    "optimisation": {
+        "epochs": 80,
+        "learning_rate": 1e-4,
+        "learning_rate_batch": None,
+        "batch_rule": "sqrt",
+        "weight_decay": 0.01,
+        "betas": [0.9, 0.999],
+        "warmup": 1 / 80,
+        "final_learning_rate": 0.0,
+        "clip_norm": 1.0,
+        "label_smoothing": 0.1,
+        "mixed_precision": "no",
+        "gradient_checkpointing": False,
+        "ema": None,
+        "sharpness": None,
+        "sharpness_adaptive": True,
+        "compile": None,
+    },
+    "evaluate_every": 4,
+    "save_every": 1,
+    "checkpoint_every": None,
+    "log_every": 20,
+    "tracker": None,
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load a configuration without values of its own, with overrides."""
+    config = tmp_path / "plain.yaml"
+    config.write_text("output: run\ndata: {name: random}\n")
+    return lambda *overrides: load_settings(config, list(overrides))
+
+
+def test_format_settings_shows_documented_defaults():
+    _, _, listed = format_settings().partition("\n\n")
+    shown = yaml.safe_load(listed)
+    shown["optimisation"]["learning_rate"] = float(shown["optimisation"]["learning_rate"])
+    assert shown == DEFAULTS
+
+
+def test_load_settings_file_without_values_has_defaults(load):
+    expected = {**DEFAULTS, "output": "run", "data": {**DEFAULTS["data"], "name": "random"}}
+    assert as_dict(load()) == expected
+    assert as_dict(Settings(output="run"))["data"]["name"] == "???"
+
+
+def test_cvusa_config_is_the_recipe():
+    """Retyped from docs/recipe.md: what the paper states, and what it leaves unsaid."""
+    settings = load_settings("cvusa", ["data.root=x"])
+    assert settings.model.init == "facebook/dinov2-base"
+    assert settings.model.config == {
+        "num_clusters": 64,
+        "cluster_dim": 128,
+        "token_dim": 256,
+        "descriptor_dim": 1024,
+        "head_dropout": 0.3,
+        "trainable_blocks": 4,
+    }
+    plan, sampling = settings.optimisation, settings.sampling
+    assert (plan.epochs, plan.learning_rate, plan.learning_rate_batch, plan.batch_rule) == (80, 1e-4, 256, "sqrt")
+    assert (plan.weight_decay, plan.clip_norm, plan.label_smoothing, plan.mixed_precision) == (0.01, 1.0, 0.1, "bf16")
+    assert plan.warmup * plan.epochs == 1 and plan.final_learning_rate == 0  # one epoch of warm-up, cosine to zero
+    assert (sampling.batch_size, sampling.neighbours, sampling.pool) == (256, 64, 128)
+    assert (sampling.gps_epochs, sampling.mining_every, sampling.first_phase) == (4, 4, "geographic")
+    assert (settings.data.ground_size, settings.data.aerial_size) == ([154, 770], [392, 392])
+    assert settings.data.train == settings.data.validation == {"validation_share": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("config", "ground", "aerial"),
+    [
+        ("cvact", [154, 770], [392, 392]),
+        ("vigor_same", [294, 588], [294, 294]),
+        ("vigor_cross", [294, 588], [294, 294]),
+    ],
+)
+def test_configs_of_the_paper_have_its_image_sizes(config, ground, aerial):
+    settings, cvusa = load_settings(config, ["data.root=x"]), load_settings("cvusa", ["data.root=x"])
+    assert (settings.data.ground_size, settings.data.aerial_size) == (ground, aerial)
+    assert settings.model == cvusa.model and settings.optimisation == cvusa.optimisation
+
+
+def test_parse_command_line_gives_settings():
+    settings = parse(["--config", "world_urban", "sampling.batch_size=32", "--checkpoint-every", "50"])
+    assert settings.checkpoint_every == 50 and settings.sampling.batch_size == 32
+    assert parse(["--config", "world_urban"]).checkpoint_every is None
+    with pytest.raises(UsageError, match="expected key=value"):
+        parse(["--config", "world_urban", "sampling.batch_size"])
+
+
+def test_parse_without_config_is_usage_error(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        parse(["sampling.batch_size=32"])
+    assert "required: --config" in capsys.readouterr().err
+
+
+def test_training_module_help_shows_defaults(monkeypatch, capsys):
+    import runpy
+
+    monkeypatch.setattr("sys.argv", ["training", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("gengeo_hf.training", run_name="__main__")
+    assert format_settings() in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,15 @@ from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.training.objective import Objective
 from gengeo_hf.training.schedule import learning_rate
 from gengeo_hf.training.settings import Settings
-from gengeo_hf.training.step import backward_pass, build_optimizer, cached_stages, check_finite, parameter_groups
+from gengeo_hf.training.step import (
+    backward_pass,
+    build_optimizer,
+    cached_stages,
+    check_finite,
+    parameter_groups,
+    seed_step,
+    semi_positive_masks,
+)
 from tests.conftest import TINY
 
 PAIRS = 6
@@ -172,3 +181,61 @@ def test_learning_rate_warms_up_and_ends_at_final_value():
     assert learning_rate(45, 40, settings) == pytest.approx(1e-5) and rates[2:] == sorted(rates[2:], reverse=True)
     settings.optimisation.warmup = 0.0  # one step at least
     assert learning_rate(0, 40, settings) == pytest.approx(1e-3)
+
+
+def test_seed_step_uses_63_of_64_random_bits():
+    """A run that another version resumes has the same dropout: the seeds must not change between versions."""
+    for key in ((0, 0, 0), (7, 123_456, 3)):
+        seed_step(*key)
+        high, low = np.random.SeedSequence(list(key)).generate_state(2).tolist()
+        assert torch.initial_seed() == (high * 2**32 + low) // 2
+
+
+def test_backward_pass_keeps_frozen_outputs_of_micro_batches(tiny_processor):
+    """Three micro-batches of two pairs: all but the last are encoded twice, the frozen block only once."""
+    model, settings = tiny(trainable_blocks=1), Settings(output="unused")
+    settings.sampling.micro_batch = 2
+    runs = dict.fromkeys(("frozen", "trained"), 0)
+    frozen, trained = model.backbone.encoder.layer
+
+    def count(name):
+        def hook(*_):
+            runs[name] += 1
+
+        return hook
+
+    frozen.norm1.register_forward_hook(count("frozen"))  # inside the block, whose call is replaced
+    trained.norm1.register_forward_hook(count("trained"))
+    kept, expected = gradients(model, tiny_processor, settings)
+    assert runs == {"frozen": 2 * 3, "trained": 2 * 5}
+    settings.sampling.keep_frozen = False
+    again, plain = gradients(model, tiny_processor, settings)
+    assert runs == {"frozen": 2 * (3 + 5), "trained": 2 * (5 + 5)}
+    assert kept == pytest.approx(again, rel=1e-6)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-7, msg=name)
+
+
+def test_build_optimizer_step_equals_adamw_by_hand():
+    """The first step of AdamW is the learning rate times the sign of the gradient; the second has both moments."""
+    layer, settings = torch.nn.Linear(2, 1, bias=False), Settings(output="unused")
+    settings.optimisation.betas, settings.optimisation.weight_decay = [0.5, 0.75], 0.0
+    optimizer, _ = build_optimizer(layer, settings)
+    layer.weight.data = torch.tensor([[1.0, -2.0]])
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    for gradient in ([4.0, -3.0], [8.0, -3.0]):
+        layer.weight.grad = torch.tensor([gradient])
+        optimizer.step()
+    # First weight, second step: m = (0.5 * 2 + 0.5 * 8) / 0.75, v = (0.75 * 4 + 0.25 * 64) / 0.4375
+    second = 0.1 * (5 / 0.75) / math.sqrt(19 / 0.4375)
+    torch.testing.assert_close(layer.weight.data, torch.tensor([[0.9 - second, -1.8]]), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(("protocol", "masked"), [("gengeo", True), ("sample4geo", False)])
+def test_semi_positive_masks_are_absent_with_published_rules(protocol, masked):
+    settings = Settings(output="unused")
+    settings.sampling.protocol = protocol
+    pairs = Pairs(np.arange(3), np.array([[1], [-1], [-1]]))
+    masks = semi_positive_masks({"query_row": torch.arange(3)}, Accelerator(cpu=True), settings, pairs)
+    assert list(masks) == (["ignored"] if masked else [])

@@ -1,0 +1,216 @@
+"""Quantiser and measured depth of compressed structures, compared with their definitions."""
+
+import faiss
+import numpy as np
+import pytest
+
+from gengeo_hf.index import scan
+from gengeo_hf.index.scan import build_scan, measure_depth, sample_queries
+from gengeo_hf.index.search import Part, Searcher
+
+
+def gallery(count, dim=8, seed=0):
+    """Unit vectors with a mean and with different variances, as descriptors have them."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.standard_normal((count, dim)) * np.linspace(0.4, 1.2, dim) + np.linspace(1.0, -0.5, dim)
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def contents(made):
+    """Matrix and bias of the query transform, and centroids (groups, 16, 4), of a structure."""
+    transform = faiss.downcast_VectorTransform(made.chain.at(0))
+    matrix = faiss.vector_to_array(transform.A).reshape(-1, made.d)
+    centroids = faiss.vector_to_array(faiss.downcast_index(made.index).pq.centroids)
+    return matrix, faiss.vector_to_array(transform.b), centroids.reshape(-1, 16, 4)
+
+
+def nearest(vectors, centroids):
+    """Nearest centroid of each group, and its number, by comparing all: (tiles, groups, 4), (tiles, groups)."""
+    groups = vectors.reshape(len(vectors), -1, 1, 4)
+    codes = ((groups - centroids) ** 2).sum(axis=3).argmin(axis=2)
+    return centroids[np.arange(len(centroids)), codes], codes
+
+
+@pytest.fixture(scope="module")
+def built():
+    vectors = gallery(400)
+    return vectors.astype(np.float32), build_scan(vectors)[0]
+
+
+def test_scan_rotates_to_the_principal_axes_of_the_centred_tiles(built):
+    vectors, made = built
+    rotation = contents(made)[0][:8]
+    covariance = np.cov(vectors.T)
+    rotated = rotation @ covariance @ rotation.T
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(8), atol=1e-5)
+    np.testing.assert_allclose(rotated, np.diag(np.diag(rotated)), atol=1e-6 * np.trace(covariance))
+
+
+def test_scan_levels_are_quantiles_of_the_factors(built):
+    """Fifteen levels in the middle of fifteenths of the factors that make the products of centroid and tile one."""
+    vectors, made = built
+    matrix, _, centroids = contents(made)
+    rotated = vectors @ matrix[:8].T
+    factors = 1 / (nearest(rotated, centroids[:2])[0].reshape(-1, 8) * rotated).sum(axis=1)
+    levels = centroids[2, :, 0]
+    np.testing.assert_allclose(levels[1:], np.quantile(factors, (np.arange(15) + 0.5) / 15), atol=1e-4)
+    assert not centroids[2, :, 1:].any()
+    gap, extent = levels[1] - levels[0], levels[15] - levels[1]
+    assert 0.05 * extent < gap < 0.2 * extent  # no tile has the first level, and it costs little precision
+
+
+def test_scan_of_equal_tiles_has_an_unused_first_level():
+    levels = contents(build_scan(np.repeat(gallery(1), 20, axis=0))[0])[2][2, :, 0]
+    assert 0 < levels[1] - levels[0] < 1e-4 and np.ptp(levels[1:]) < 1e-6
+
+
+def test_scan_stores_the_nearest_centroids_and_the_nearest_level(built):
+    vectors, made = built
+    matrix, _, centroids = contents(made)
+    rotated = vectors @ matrix[:8].T
+    chosen, _ = nearest(rotated, centroids[:2])
+    factors = 1 / (chosen.reshape(-1, 8) * rotated).sum(axis=1)
+    levels = centroids[2, :, 0]
+    level = levels[1:][np.abs(factors[:, None] - levels[1:]).argmin(axis=1)]
+    stored = faiss.downcast_index(made.index).reconstruct_n(0, 400)
+    np.testing.assert_allclose(stored[:, :8], chosen.reshape(-1, 8), atol=1e-5)
+    assert (np.abs(stored[:, 8] - level) < 1e-5).mean() > 0.99  # rounding decides between two levels
+    assert (stored[:, 8] > levels[0]).all()
+
+
+def test_scan_estimates_add_the_factor_times_the_score_of_the_tenth_rank():
+    """The constant of the query: mean cosine of the tenth best tile of 32 samples, divided by the mean factor."""
+    vectors = gallery(40)
+    (made,) = build_scan(vectors)
+    matrix, bias, centroids = contents(made)
+    cosines = np.sort(sample_queries(vectors, 32) @ vectors.astype(np.float32).T, axis=1)
+    assert bias[8] == pytest.approx(cosines[:, -10].mean() / centroids[2, 1:, 0].mean(), rel=1e-5)
+    assert not np.delete(bias, 8).any()
+    queries = sample_queries(vectors, 6)
+    stored = faiss.downcast_index(made.index).reconstruct_n(0, 40)
+    expected = (queries @ matrix.T + bias) @ stored.T
+    estimates, rows = made.search(queries, 40)
+    np.testing.assert_allclose(estimates, np.take_along_axis(expected, rows, axis=1), atol=0.02)
+
+
+def test_scan_like_another_has_its_transform_and_centroids(built):
+    _, made = built
+    (other,) = build_scan(gallery(100, seed=3), like=made)
+    assert other.ntotal == 100
+    for one, same in zip(contents(made), contents(other), strict=True):
+        np.testing.assert_allclose(one, same, atol=1e-6)
+
+
+def test_scan_learns_from_evenly_spaced_tiles_of_a_large_gallery(monkeypatch):
+    monkeypatch.setattr(scan, "TRAINED", 100)
+    vectors = gallery(450)
+    few = contents(build_scan(vectors[::4])[0])
+    for one, other in zip(contents(build_scan(vectors)[0])[::2], few[::2], strict=True):
+        np.testing.assert_allclose(one[:2], other[:2], atol=1e-5)
+
+
+def test_scan_of_few_tiles_prints_nothing(capfd):
+    build_scan(gallery(5))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_balanced_gives_groups_similar_products_of_variances():
+    """Base-two logarithms 6 to 0, each to the group with the smaller sum: 6+3+2+1 and 5+4+2+0."""
+    variances = 2.0 ** np.array([2, 6, 5, 1, 4, 3, 0, 2])
+    assert scan._balanced(variances, 2).tolist() == [2, 0, 4, 3, 5, 1, 7, 6]
+    assert scan._balanced(variances / 1e6, 2).tolist() == [2, 0, 4, 3, 5, 1, 7, 6]
+
+
+def test_balanced_takes_a_billionth_of_the_largest_variance_for_smaller_ones():
+    """Logarithms to base ten above the floor: 9, 0, 0, 4, 4, 4; groups of 9+0+0 and 4+4+4."""
+    variances = 16 * np.array([1.0, 0.0, 1e-12, 1e-5, 1e-5, 1e-5])
+    assert scan._balanced(variances, 2).tolist() == [0, 1, 2, 4, 5, 6]
+
+
+def test_measure_depth_of_a_small_gallery_is_32():
+    """All of the ten best are among the first 32 estimates of few tiles: nothing below that is measured."""
+    vectors = gallery(70)
+    found = measure_depth(vectors, build_scan(vectors))
+    assert found == {"depth": 32, "samples": 70, "recall_at_1": 1.0, "recall_at_10": 1.0}
+    many = gallery(520, 4)
+    assert measure_depth(many, build_scan(many))["samples"] == 512
+
+
+def test_measure_depth_states_the_recall_of_the_first_and_of_the_ten_best(monkeypatch):
+    for name, value in (("SEGMENT_DEPTH", 10), ("MOST_DEPTH", 10)):
+        monkeypatch.setattr(scan, name, value)
+    vectors = gallery(2000, 16)
+    made, queries = build_scan(vectors), sample_queries(vectors, 200)
+    exact = np.argsort(-(queries @ vectors.astype(np.float32).T), axis=1)[:, :10]
+    found = Searcher([Part(vectors, scan=made, depth=10)], least_depth=10).search(queries, 10)[1]
+    shares = [[row in line for row in best] for best, line in zip(exact.tolist(), found.tolist(), strict=True)]
+    measured = measure_depth(vectors, made, samples=200)
+    assert (measured["depth"], measured["samples"]) == (10, 200)
+    assert measured["recall_at_1"] == pytest.approx(np.mean([share[0] for share in shares])) != 1
+    assert measured["recall_at_10"] == pytest.approx(np.mean(shares)) != 1
+
+
+def test_measure_depth_grows_by_a_twentieth_until_searches_reach_the_recall(monkeypatch):
+    for name, value in (("SEGMENT_DEPTH", 10), ("WANTED_RECALL", 0.9), ("_smallest_depth", lambda ranks: 20)):
+        monkeypatch.setattr(scan, name, value)
+    vectors = gallery(400)
+    made, queries = build_scan(vectors), sample_queries(vectors, 60)
+    exact = np.argsort(-(queries @ vectors.astype(np.float32).T), axis=1)[:, :10]
+
+    def bound(depth):
+        found = Searcher([Part(vectors, scan=made, depth=depth)], least_depth=10).search(queries, 10)[1]
+        recall = [len({*one} & {*other}) / 10 for one, other in zip(found.tolist(), exact.tolist(), strict=True)]
+        return np.mean(recall) - 1.96 * np.std(recall) / 60**0.5
+
+    steps = [20, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 44, 47, 50, 53, 56, 59, 62, 66, 70, 74, 78, 82, 87, 92]
+    expected = next(depth for depth in steps if bound(depth) >= 0.9)
+    assert 23 < expected == measure_depth(vectors, made, samples=60)["depth"]
+
+
+def ranks(queries, missed, rank):
+    """Ranks of which one in ten is `rank` for some queries, all others 0."""
+    found = np.zeros((queries, 10), np.int64)
+    found[:missed, 9] = rank
+    return found
+
+
+def test_smallest_depth_holds_the_worst_rank_that_the_recall_needs():
+    assert [scan._smallest_depth(ranks(100, 100, rank)) for rank in (0, 31, 32, 499, 16_383, 99_999)] == [
+        32,
+        32,
+        33,
+        500,
+        16_384,
+        16_384,
+    ]
+
+
+@pytest.mark.parametrize(("queries", "missed", "is_enough"), [(1000, 50, True), (100, 5, False), (1000, 58, False)])
+def test_smallest_depth_needs_the_lower_bound_of_the_interval(queries, missed, is_enough):
+    """5 % of queries with recall 0.9: mean 0.995, deviation 0.0218; the bound is 0.9936 of 1000 and 0.9907 of 100."""
+    assert scan._smallest_depth(ranks(queries, missed, 99_999)) == (32 if is_enough else 16_384)
+
+
+def test_smallest_depth_accepts_a_bound_that_equals_the_wanted_recall(monkeypatch):
+    monkeypatch.setattr(scan, "WANTED_RECALL", 1.0)
+    assert scan._smallest_depth(ranks(50, 0, 0)) == 32
+
+
+def test_sample_queries_have_the_covariance_of_the_gallery():
+    """Tiles that differ in two of 16 dimensions: noise has no other directions."""
+    vectors = np.zeros((60, 16))
+    vectors[:, 3], vectors[:, 5:7] = 1.0, 0.5 * np.random.default_rng(1).standard_normal((60, 2))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = sample_queries(vectors.astype(np.float16), 60)
+    assert np.abs(np.delete(queries, [3, 5, 6], axis=1)).max() < 0.01
+    np.testing.assert_allclose((queries * vectors).sum(axis=1), 0.65, atol=2e-3)
+
+
+def test_sample_queries_are_repeatable_and_of_different_tiles():
+    vectors = gallery(90)
+    queries = sample_queries(vectors, 40)
+    assert np.array_equal(queries, sample_queries(vectors, 40, seed=0)) and queries.shape == (40, 8)
+    assert not np.array_equal(queries, sample_queries(vectors, 40, seed=1))
+    assert sample_queries(vectors, 91).shape == (90, 8)
+    close = sample_queries(vectors, 90, cosine=0.999)
+    assert (close @ vectors.astype(np.float32).T).argmax(axis=1).tolist() == list(range(90))

@@ -1,0 +1,138 @@
+"""Terms of the loss: published defaults, grids, and values worked out by hand."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from gengeo_hf.training.settings import Settings
+from gengeo_hf.training.terms import AuxiliaryView, Counterfactual, Position
+from tests.conftest import TINY
+
+LAYOUT = {"aggregator": "layout", "token_counts": {"ground": 16, "aerial": 24}, "share_aggregator": False}
+
+
+def model_of(**changes):
+    torch.manual_seed(0)
+    return GenGeoModel(GenGeoConfig(**{**TINY, **changes}))
+
+
+def settings_of(height=56, width=84):
+    settings = Settings(output="unused")
+    settings.data.aerial_size, settings.data.auxiliary_view = [height, width], "bev:56:0.5:2:70"
+    return settings
+
+
+def test_terms_have_published_defaults():
+    """AuxGeo: 0.1 (pano, BEV), 0.05 position at 12, 6 and 3 cells, temperature 0.05; all temperatures start at 0.07."""
+    settings = settings_of(168, 182)
+    auxiliary, position = AuxiliaryView(model_of(), settings), Position(model_of(), settings)
+    assert (auxiliary.weight, position.weight) == (0.1, 0.05)
+    assert (position.grids, position.temperature, position.centred) == ((12, 6, 3), 0.05, False)
+    assert position.needs == ("position",) and auxiliary.needs == ("auxiliary",)
+    for scale in (auxiliary.ground_scale, auxiliary.aerial_scale):
+        assert scale.exp().item() == pytest.approx(1 / 0.07)
+    counterfactual = Counterfactual(model_of(**LAYOUT), settings)
+    assert (counterfactual.weight, counterfactual.sharpness) == (1.0, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("grids", "fits"),
+    [([4], True), ([4, 2], True), ([1], True), ([5], False), ([5, 1], False), ([4, 0], False), ([], False)],
+)
+def test_position_grids_fit_the_shorter_side(grids, fits):
+    """56 x 84 pixels are 4 x 6 tokens; also with the sides exchanged."""
+    for size in ((56, 84), (84, 56)):
+        if fits:
+            assert Position(model_of(), settings_of(*size), grids=grids).grids == tuple(grids)
+            continue
+        with pytest.raises(GenGeoError, match=f"has {size[0] // 14} x {size[1] // 14} tokens") as caught:
+            Position(model_of(), settings_of(*size), grids=grids)
+        assert f"grids is {grids}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "width"),
+    [
+        ({"aggregator": "mean", "descriptor_dim": None}, None),
+        ({"aggregator": "cls", "descriptor_dim": None}, None),
+        ({"aggregator": "mean"}, 24),
+        ({}, 24),
+        ({"descriptor_dim": None}, 8 + 4 * 8),
+    ],
+)
+def test_position_maps_tokens_to_descriptors_unless_pooled(changes, width):
+    layer = Position(model_of(**changes), settings_of(), grids=(2,)).to_descriptors
+    if width is None:
+        assert isinstance(layer, torch.nn.Identity)
+    else:
+        assert (layer.in_features, layer.out_features) == (32, width)
+
+
+def errors_of(term, queries, cells, position):
+    """Return the sum over queries and grids of the distance between expected and true cell, image by image."""
+    total = torch.zeros(len(cells))
+    for image, query in ((image, query) for image in range(len(cells)) for query in queries):
+        for grid in term.grids:
+            pooled = torch.nn.functional.adaptive_avg_pool2d(cells[image], grid)
+            cosine = torch.nn.functional.cosine_similarity(pooled, query[image][:, None, None], dim=0)
+            share = (cosine.flatten() / term.temperature).softmax(0).reshape(grid, grid)
+            x = sum(share[:, column].sum() * column for column in range(grid))
+            y = sum(share[row].sum() * row for row in range(grid))
+            x_true, y_true = position[image] * grid - 0.5
+            total[image] += torch.hypot(x - x_true, y - y_true)
+    return total[:, None]
+
+
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("kind", ["tokens", "map"])
+def test_position_encode_equals_slow_formula(kind, centred):
+    """Tokens of a transformer, 4 rows of 6 after the global one, and the map of a convolutional backbone."""
+    pooled = {"aggregator": "mean", "descriptor_dim": None} if kind == "map" else {}
+    model = model_of(**pooled)
+    term = Position(model, settings_of(), grids=(3, 2), temperature=0.5, centred=centred)
+    generator = torch.Generator().manual_seed(2)
+    width = 32 if kind == "map" else 24
+    cells = torch.randn(3, 32, 4, 6, generator=generator)
+    tokens = torch.cat([torch.zeros(3, 1, 32), cells.flatten(2).mT], dim=1)
+    queries = [torch.randn(3, width, generator=generator) for _ in range(2)]
+    outputs = {"aerial": SimpleNamespace(last_hidden_state=cells if kind == "map" else tokens)}
+    outputs |= {
+        name: SimpleNamespace(pooler_output=x) for name, x in zip(("ground", "auxiliary"), queries, strict=True)
+    }
+    position = torch.tensor([[0.1, 0.9], [0.75, 0.25], [0.5, 0.3]])
+    part = {} if centred else {"position": position}
+    found = term.encode(None, model, part, outputs)["error"]
+    mapped = term.to_descriptors(cells.movedim(1, 3)).movedim(3, 1)
+    true = torch.full((3, 2), 0.5) if centred else position
+    torch.testing.assert_close(found, errors_of(term, queries, mapped, true))
+    del outputs["auxiliary"]
+    torch.testing.assert_close(
+        term.encode(None, model, part, outputs)["error"], errors_of(term, queries[:1], mapped, true)
+    )
+    assert term.loss({"error": found}, None).item() == pytest.approx(found.mean().item())
+    assert term.needs == (() if centred else ("position",))
+
+
+def test_counterfactual_encode_equals_formula():
+    """Each view has its own head; the masks are uniform random numbers, one for each token of each layout."""
+    model = model_of(**LAYOUT).eval()
+    term = Counterfactual(model, settings_of(), sharpness=2.0)
+    sizes = {"ground": (28, 112), "aerial": (56, 84)}
+    with torch.no_grad():
+        outputs = {view: model(torch.randn(3, 3, *size), view=view) for view, size in sizes.items()}
+        torch.manual_seed(3)
+        found = term.encode(None, model, {}, outputs)["losses"]
+        torch.manual_seed(3)
+        expected = []
+        for view, output in outputs.items():
+            tokens, head = output.last_hidden_state[:, 1:], model.heads[view]
+            masks = torch.rand(3, head.aggregator.num_layouts, tokens.shape[1])
+            vector = torch.nn.functional.normalize((masks @ tokens).flatten(1), dim=1)
+            other = torch.nn.functional.normalize(head.projection(vector), dim=1)
+            cosine = (output.pooler_output * other).sum(dim=1)
+            expected.append(torch.log(1 + torch.exp(2 * (2 * cosine - 2))))
+    torch.testing.assert_close(found, torch.stack(expected, dim=1))
+    assert term.loss({"losses": found}, None).item() == pytest.approx(found.mean().item())
