@@ -1,6 +1,7 @@
 """Test the mutation testing of benchmarks/mutants.py: which points are changed, which tests run, what is counted."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -120,6 +121,18 @@ def test_coverage_after_a_changed_test_measures_only_its_file(coverage, tree, tm
     assert set(after.seconds) == {"tests/index/test_shares.py::test_share_of_ten"}  # no other test runs a line
     (tree / "gengeo_hf/index/shares.py").write_text(SOURCE + "\n")
     assert after.changed(tree) is None
+
+
+def test_equivalent_mutants_are_points_of_the_present_source(points):
+    """An entry whose line has changed must be judged again."""
+    found = set()
+    for package in points.PACKAGES:
+        for path in (points.ROOT / "gengeo_hf" / package).glob("*.py"):
+            visitor = points.Points(path.relative_to(points.ROOT).as_posix())
+            visitor.visit(ast.parse(path.read_text(encoding="utf-8")))
+            found |= {mutant.name for mutant in visitor.found}
+    entries = json.loads((BENCHMARKS / "mutants_equivalent.json").read_text(encoding="utf-8"))
+    assert entries.keys() <= found and all(reason.endswith(".") for reason in entries.values())
 
 
 def test_tests_of_own_module_come_first_up_to_the_limit(coverage, points):

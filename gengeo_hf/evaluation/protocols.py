@@ -111,7 +111,7 @@ def find_protocol(name: str) -> Protocol:
     match = _NAME.match(name)
     if match is None or match["base"] not in contents["protocols"]:
         raise GenGeoError(
-            f"unknown protocol {name!r}; known are {', '.join(contents['protocols'])}, "
+            f"unknown protocol {name!r}; known are {', '.join(protocol_names())}, "
             "each also as <name>@validation and as <name>-fov<degrees>-<known|unknown>"
         )
     base = contents["protocols"][match["base"]]

@@ -71,10 +71,9 @@ def build_table(number: int, results: Sequence[str | Path] = ()) -> Table:
     Raises:
         GenGeoError: There is no such table, or two results of one model are for the same cell.
     """
-    tables = _published()["tables"]
-    if number not in tables:
-        raise GenGeoError(f"there is no table {number}; known are {', '.join(map(str, sorted(tables)))}")
-    published = tables[number]
+    if number not in table_numbers():
+        raise GenGeoError(f"there is no table {number}; known are {', '.join(map(str, table_numbers()))}")
+    published = _published()["tables"][number]
     groups = [(name, list(metrics)) for name, metrics in published["columns"].items()]
     rows = [(row["method"], _published_values(row, groups)) for row in published["rows"]]
     notes = [_published()["sources"]["gengeo"], *published.get("notes", ())]

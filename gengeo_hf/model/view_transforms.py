@@ -45,11 +45,6 @@ class ViewTransform:
     view: str
     change: Callable[[torch.Tensor], torch.Tensor]
 
-    @property
-    def is_map(self) -> bool:
-        """Whether the result is a view from above; a polar tile has the geometry of a panorama."""
-        return self.view == "ground"
-
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Transform images (B, C, H, W) of any type.
 
