@@ -136,7 +136,7 @@ def test_build_that_finds_another_index_at_the_end_keeps_its_work(tmp_path):
 def test_build_again_has_nothing_to_do(encoder, source, tmp_path):
     index = GeoIndex.build(encoder, source, tmp_path / "idx")
     report = build_index(encoder, source, tmp_path / "idx")
-    assert report.was_complete and "nothing to do" in str(report) and encoder.encoded == 12
+    assert report.was_complete and report.no_data == 0 and "nothing to do" in str(report) and encoder.encoded == 12
     with pytest.raises(GenGeoError, match="--add to add to it, --overwrite"):
         build_index(encoder, ListSource(name="other"), tmp_path / "idx")
     build_index(encoder, source, tmp_path / "idx", overwrite=True)
