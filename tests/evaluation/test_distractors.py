@@ -231,9 +231,9 @@ def test_distractor_curve_is_written_and_printed_in_percent():
 def test_evaluate_with_distractors_of_an_index_or_imagery_returns_result_and_curve(
     tiny_checkpoint, tmp_path, monkeypatch, capfd
 ):
-    from tests.torture.making import map_tiles
+    from tests.torture.inputs import write_map_tiles
 
-    map_tiles(tmp_path / "far", 2, 3)
+    write_map_tiles(tmp_path / "far", 2, 3)
     (tmp_path / "temp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temp"))
     pairs = random_pairs(4, seed=1)
