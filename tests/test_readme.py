@@ -172,6 +172,7 @@ def test_check_command_with_invalid_commands_raises_an_error(monkeypatch):
         "make nonsense",
         "python training/nonsense.py",
         f"python training/train.py {config} a.b=1",
+        f"python training/train.py {config} --out runs/x",
     ):
         with pytest.raises(Exception, match=r".+"):
             check_command(command.split())

@@ -147,10 +147,12 @@ class ArgumentsParsed(BaseException):
 def check_script_command(script: Path, arguments: list[str]) -> None:
     """Run a script of the project until its arguments are parsed."""
     if script.name == "train.py":
-        from gengeo_hf.training.settings import load_settings
+        from gengeo_hf.training.settings import parse
 
-        config = arguments[arguments.index("--config") + 1]
-        load_settings(config, [argument for argument in arguments if "=" in argument and not argument.startswith("-")])
+        try:
+            parse(arguments)
+        except SystemExit as error:
+            raise AssertionError(f"train.py {' '.join(arguments)}: invalid arguments") from error
         return
     previous, sys.argv = sys.argv, [str(script), *arguments]
     sys.path.insert(0, str(script.parent))
