@@ -152,7 +152,7 @@ def test_help_examples_of_all_commands_are_valid(monkeypatch):
     groups = [cli.gengeo, *(group.typer_instance for group in cli.gengeo.registered_groups)]
     registered = [command for group in groups for command in group.registered_commands]
     # without the commands of plugins that other tests load
-    commands = [command for command in registered if command.callback.__module__.startswith("gengeo_hf.")]
+    commands = [command for command in registered if (command.callback.__module__ or "").startswith("gengeo_hf.")]
     assert len(commands) > 20
     for command in commands:
         examples = re.findall(r"- `([^`]+)`", command.epilog or "")
