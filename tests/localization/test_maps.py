@@ -143,6 +143,8 @@ def test_map_in_a_browser_shows_tiles_without_requests(browser, index, encoder, 
     browser.get_log("performance")
     browser.get((tmp_path / "map.html").as_uri())
 
+    from selenium.webdriver.support.ui import WebDriverWait
+
     def find(selector):
         return browser.find_elements("css selector", selector)
 
@@ -161,16 +163,20 @@ def test_map_in_a_browser_shows_tiles_without_requests(browser, index, encoder, 
     assert find(".photo.chosen .name")[0].text.split() == ["1", "2.png"]
     find(".photo button.place.first")[1].click()
     assert find(".photo.chosen .name")[0].text.split() == ["2", "7.png"]
+    wait_for = WebDriverWait(browser, 10).until  # the popup fades in, and the map moves until it is visible
+    wait_for(lambda _: any("noise-7" in popup.text for popup in find(".leaflet-popup-content")))
     popup = find(".leaflet-popup-content")[0]
-    assert "noise-7" in popup.text
     targets = [link.get_attribute("href") for link in popup.find_elements("css selector", "a[rel]")]
     assert targets[0].startswith("geo:60.") and "openstreetmap.org/?mlat=60." in targets[1]
     (tile,) = popup.find_elements("css selector", "img")
     assert browser.execute_script("return arguments[0].naturalWidth", tile) == 16
-    box, pane = popup.rect, find("#map")[0].rect
-    assert (
-        box["y"] >= pane["y"] and box["y"] + box["height"] <= pane["y"] + pane["height"]
-    )  # the whole picture is visible
+    pane = find("#map")[0].rect
+
+    def is_whole(_):
+        box = popup.rect
+        return box["y"] >= pane["y"] and box["y"] + box["height"] <= pane["y"] + pane["height"]
+
+    wait_for(is_whole)
     find(".leaflet-control-layers-selector")[0].click()
     assert not find(".leaflet-image-layer")
     messages = [json.loads(line["message"])["message"] for line in browser.get_log("performance")]
