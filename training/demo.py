@@ -209,6 +209,8 @@ def test_world(folder: Folder, domain: str) -> Any:
 
 def evaluate_model(folder: Folder) -> dict[str, dict[str, float]]:
     """Evaluate the model in three domains, and a model with random weights and colour histograms in the first."""
+    import torch
+
     from gengeo_hf.encoding.encoder import Encoder
     from gengeo_hf.evaluation import evaluate
     from gengeo_hf.evaluation.baseline import histogram_ranks
@@ -221,6 +223,7 @@ def evaluate_model(folder: Folder) -> dict[str, dict[str, float]]:
             show_results(stored["results"])
             return dict(stored["results"])
     trained = Encoder.from_pretrained(folder.model)
+    torch.manual_seed(0)  # the same random weights in every run
     blank = Encoder(GenGeoModel(GenGeoConfig.from_pretrained(folder.model)), trained.processor)
     results: dict[str, dict[str, float]] = {}
     for domain in DOMAINS:
