@@ -4,8 +4,8 @@
     python benchmarks/mutants.py --count 150 --seed 7 --jobs 2 --out mutants
 
 Mutants are sampled with a seed from the modules of `PACKAGES`: comparisons, signs, constants, conditions, minima and
-maxima. The default tests run once, and the lines that each of them runs are recorded in `--out` (about twice the time
-of `make test`; after a change of tests alone, only those are run again). For each mutant, the tests that run its line
+maxima. The default tests run once, and the lines that each of them runs are recorded in `--out` (longer than
+`make test`; after a change of tests alone, only those are run again). For each mutant, the tests that run its line
 are then run in a copy of the tree, those of its own module first, up to `--tests-s` seconds of tests. The first failure
 ends them; so does the limit of CPU time, and both count as killed. Results are appended to `mutants.jsonl` in `--out`,
 so an interrupted run can be resumed while the changed files stay the same. Equivalent mutants, which do not change
@@ -33,8 +33,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from mutation_coverage import Coverage
-from mutation_points import PACKAGES, ROOT, Mutant, sampled
+from mutation_coverage import Coverage, digests
+from mutation_points import PACKAGES, ROOT, Mutant, sampled, source_files
 
 EQUIVALENT = Path(__file__).with_name("mutants_equivalent.json")
 SETTINGS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -51,7 +51,7 @@ def measured_coverage(folder: Path, out: Path, jobs: int) -> Coverage:
     known = Coverage.load(kept) if kept.exists() else None
     changed = known.changed(folder) if known else None
     if known and changed == []:
-        return known
+        return known.updated(Coverage({}, {}, *digests(folder)))  # without test files that were deleted
     print(
         f"{'Changed' if changed else 'All default'} tests are run once to record the lines that each runs ...",
         flush=True,
@@ -189,13 +189,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=150, help="number of mutants")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling")
     parser.add_argument("--jobs", type=int, default=2, help="number of mutants tested in parallel")
-    parser.add_argument("--tests-s", type=float, default=60, help="total duration of the tests that a mutant gets")
+    parser.add_argument("--tests-s", type=float, default=60, help="seconds of tests that a mutant gets (default: 60)")
     parser.add_argument(
         "--only", nargs="+", default=PACKAGES, metavar="NAME", help="packages or modules to change (index index/export)"
     )
     parser.add_argument("--goal", type=float, default=0.85, help="required share of killed mutants")
     parser.add_argument("--out", type=Path, default=ROOT / "mutants", help="directory of mutants.jsonl")
     given = parser.parse_args()
+    for name in given.only:
+        if name.split("/")[0] not in PACKAGES or not source_files(name):
+            parser.error(f"--only {name}: expected one of {', '.join(PACKAGES)}, or a module such as index/export")
     equivalents = json.loads(EQUIVALENT.read_text(encoding="utf-8")) if EQUIVALENT.exists() else {}
     given.out.mkdir(parents=True, exist_ok=True)
     mutants = sampled(given.count, given.seed, given.only)

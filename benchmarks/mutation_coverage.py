@@ -75,7 +75,7 @@ class Coverage:
     def tests_of(self, mutant: Mutant, limit_s: float) -> list[str]:
         """Return the tests that run a mutant up to a total duration: those of its module first, then the quick ones.
 
-        A line that only an import runs, such as a constant, is tested by all tests that run another line of its file.
+        A line that no test runs, such as a constant, is tested by all tests that run another line of its file.
         """
         lines = self.lines.get(mutant.file, {})
         tests = {test for line in range(mutant.first, mutant.line + 1) for test in lines.get(line, ())}

@@ -177,6 +177,12 @@ class Points(ast.NodeVisitor):
             self.generic_visit(node)
 
 
+def source_files(name: str) -> list[Path]:
+    """Return the files of a package (`index`) or of a module (`index/export`), without nested packages; may be none."""
+    package, _, module = name.partition("/")
+    return sorted(path for path in (ROOT / "gengeo_hf" / package).glob("*.py") if module in ("", path.stem))
+
+
 def is_python(text: str) -> bool:
     """Whether a changed file is valid Python; others are not run."""
     try:
@@ -197,9 +203,8 @@ def sampled(count: int, seed: int, names: Sequence[str] = PACKAGES) -> list[Muta
     rng = random.Random(seed)
     points: dict[str, list[Mutant]] = {}
     for name in names:
-        path = ROOT / "gengeo_hf" / name
         found = []
-        for file in sorted(path.glob("*.py")) or [path.with_suffix(".py")]:
+        for file in source_files(name):
             visitor = Points(str(file.relative_to(ROOT)))
             visitor.visit(ast.parse(file.read_text(encoding="utf-8")))
             found += visitor.found

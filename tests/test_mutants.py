@@ -87,6 +87,16 @@ def test_sampled_is_reproducible_and_limited_to_modules(points, tree):
     assert first == again != other and len(first) == len(set(first)) == 5
 
 
+@pytest.mark.parametrize("name", ["serving", "index/none", "index/stores/qdrant", "indx"])
+def test_main_with_an_unknown_module_is_a_usage_error(points, monkeypatch, capsys, name):
+    import mutants
+
+    monkeypatch.setattr(sys, "argv", ["mutants.py", "--only", name])
+    with pytest.raises(SystemExit, match="2"):
+        mutants.main()
+    assert f"--only {name}: expected one of model, " in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_run_counts_killed_and_equivalent_mutants(tree, tmp_path, monkeypatch, capsys):
     import mutants
@@ -119,6 +129,12 @@ def test_coverage_after_a_changed_test_measures_only_its_file(coverage, tree, tm
     assert "Changed tests" in capsys.readouterr().out
     assert after.lines["gengeo_hf/index/shares.py"][8] == ["tests/index/test_shares.py::test_share_of_ten"]
     assert set(after.seconds) == {"tests/index/test_shares.py::test_share_of_ten"}  # no other test runs a line
+    (tree / "tests/cli/test_other.py").unlink()
+    assert set(mutants.measured_coverage(tree, tmp_path, 1).seconds) == {
+        "tests/index/test_shares.py::test_share_of_ten"
+    }
+    (tree / "tests/index/test_shares.py").unlink()
+    assert not mutants.measured_coverage(tree, tmp_path, 1).seconds  # no test is named that does not exist
     (tree / "gengeo_hf/index/shares.py").write_text(SOURCE + "\n")
     assert after.changed(tree) is None
 

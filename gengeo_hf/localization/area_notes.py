@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def far_note(index: GeoIndex | StoreIndex, near: tuple[float, float, float] | Area | None) -> str:
-    """Explain why nothing was found in an area: distance to the index, and swapped latitude and longitude.
+    """Explain why nothing was found: an empty index, its distance to the area, or swapped latitude and longitude.
 
     Args:
         index: The searched index; for a store, which does not list its tiles, the note is empty.
@@ -24,7 +24,11 @@ def far_note(index: GeoIndex | StoreIndex, near: tuple[float, float, float] | Ar
     Returns:
         One sentence; empty if there is nothing to explain.
     """
-    if near is None or not isinstance(index, GeoIndex):
+    if not isinstance(index, GeoIndex):
+        return ""
+    if not len(index):  # all tiles were removed after the localizer was made
+        return "the index holds no tiles"
+    if near is None:
         return ""
     lat, lon = index.tiles["lat"].to_numpy(), index.tiles["lon"].to_numpy()
     if isinstance(near, Area):

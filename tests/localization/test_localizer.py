@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pytest
 
+from gengeo_hf.common.area import Area
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.geo import bounds_around, great_circle_m, offset
+from gengeo_hf.common.geo import Bounds, bounds_around, great_circle_m, offset
 from gengeo_hf.index import GeoIndex, Hit
 from gengeo_hf.localization import GeoLocalizer
 from gengeo_hf.localization.localizer import Answer, Place, caveat_of, find_photos, merge_hits, to_geojson
@@ -154,3 +155,15 @@ def test_localizer_of_an_index_without_tiles_raises_an_error(index, encoder):
     index.remove(index.tiles["tile_id"].to_pylist())
     with pytest.raises(GenGeoError, match="holds no tiles: add some"):
         GeoLocalizer(encoder, GeoIndex.load(index.path))
+
+
+@pytest.mark.parametrize(
+    "near",
+    [None, (60.17, 24.94, 2000.0), Area.from_bounds(Bounds(24.0, 60.0, 25.0, 61.0))],
+    ids=["all", "circle", "box"],
+)
+def test_locate_after_all_tiles_were_removed_says_that_the_index_holds_none(index, encoder, source, near):
+    localizer = GeoLocalizer(encoder, index)
+    index.remove(index.tiles["tile_id"].to_pylist())
+    answer = localizer.locate(source.images[4], near=near)
+    assert answer.places == [] and answer.notes[-1] == "the index holds no tiles"

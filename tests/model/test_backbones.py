@@ -11,6 +11,7 @@ from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.model.backbones import BACKBONES, BackboneFamily, family_of, register_backbone
 from tests.conftest import TINY
 from tests.model.test_aggregators import CONVNEXT, KINDS, build
+from tests.model.test_rivals import DEIT
 
 
 def cubic_weights(length_in, length_out, scale):
@@ -140,17 +141,6 @@ def test_patches_before_norm_give_the_patch_tokens_after_the_final_norm(kind):
         before = family.patches_before_norm(backbone, output)
         assert torch.allclose(family.final_norm(backbone)(before), tokens, atol=1e-5)
     assert not torch.allclose(before, tokens, atol=1e-2)
-
-
-DEIT = {
-    "model_type": "deit",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "image_size": 64,
-    "patch_size": 16,
-}
 
 
 @pytest.mark.parametrize("kind", ["dinov2", "registers", "deit"])

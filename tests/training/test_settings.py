@@ -135,49 +135,6 @@ def test_own_city_configs_load_tables():
         load_pairs(several.data.name, None, "validation", **several.data.validation)
 
 
-def test_defaults_of_a_run_are_the_paper_s_recipe():
-    """Retyped from the paper (section 4.1.3) and docs/recipe.md: a changed default would change every configuration."""
-    expected = {
-        "sampling": {
-            "batch_size": 256,
-            "gps_epochs": 4,
-            "mining_every": 4,
-            "neighbours": 64,
-            "pool": 128,
-            "keep_frozen": True,
-            "random_share": 0.0,
-            "geographic_share": 0.0,
-            "semi_positives": "banned",
-            "min_negative_distance_m": 0.0,
-            "max_similarity": None,
-            "legacy_degrees": False,
-            "protocol": "gengeo",
-            "first_phase": "geographic",
-            "mining_direction": "ground",
-            "micro_batch": None,
-        },
-        "optimisation": {
-            "epochs": 80,
-            "learning_rate": 1e-4,
-            "batch_rule": "sqrt",
-            "weight_decay": 0.01,
-            "betas": [0.9, 0.999],
-            "warmup": 1 / 80,
-            "final_learning_rate": 0.0,
-            "clip_norm": 1.0,
-            "label_smoothing": 0.1,
-            "ema": None,
-            "sharpness": None,
-            "sharpness_adaptive": True,
-            "mixed_precision": "no",
-            "gradient_checkpointing": False,
-        },
-    }
-    settings = as_dict(Settings(output="x"))
-    assert {group: {key: settings[group][key] for key in keys} for group, keys in expected.items()} == expected
-    assert settings["seed"] == 0 and settings["evaluate_every"] == 4 and settings["save_every"] == 1
-
-
 # Retyped from the paper (section 4.1.3), docs/recipe.md and training/README.md; data.name and output have no default.
 DEFAULTS = {
     "output": "???",
