@@ -84,7 +84,8 @@ STUBBORN = """
 import signal, subprocess, sys, time
 inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(40)"])
 try:
-    open(sys.argv[1], "w").write(str(inner.pid))
+    with open(sys.argv[1], "w") as file:  # an interrupt while the file is closed is not lost, unlike in a destructor
+        file.write(str(inner.pid))
     time.sleep(40)
 except KeyboardInterrupt:
     open(sys.argv[2], "w").write("interrupted")
