@@ -191,7 +191,7 @@ def _open(source: Source, name: str) -> Image.Image:
         raise GenGeoError(f"{name} is a web address: download the image and give its path")
     if isinstance(source, str | Path):
         if Path(source).is_dir():
-            raise GenGeoError(f"{name} is a folder, expected an image file")
+            raise GenGeoError(f"{name} is a directory, expected an image file")
         if not Path(source).is_file():
             raise GenGeoError(f"there is no image {name}; check the path")
     elif not isinstance(source, bytes):

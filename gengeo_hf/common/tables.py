@@ -217,7 +217,7 @@ def find_table(source: Path) -> Path:
             return found[0]
         if len(found) != 1:
             there = ", ".join(path.name for path in found[:5]) or "none"
-            raise GenGeoError(f"{source}: expected a table ({kinds}) or a folder with exactly one, found {there}")
+            raise GenGeoError(f"{source}: expected a table ({kinds}) or a directory with exactly one, found {there}")
         return found[0]
     if not source.is_file():
         raise GenGeoError(f"there is no table at {source}")

@@ -120,7 +120,7 @@ def load_folder(root: str | Path, split: str, *, fov: float | None = None, **opt
         wanted = ready if split == "all" else [split]
         pairs = {f"{part}/{name}": pair for part in wanted for name, pair in _find_pairs(root / part).items()}
     else:
-        raise GenGeoError(f"{root} has no folder {split!r}; it has {', '.join(ready)}")
+        raise GenGeoError(f"{root} has no directory {split!r}; it has {', '.join(ready)}")
     names, found = list(pairs), [read_metadata(photo).position for photo, _ in pairs.values()]
     lat, lon, heading = (
         np.array([np.nan if p is None or getattr(p, key) is None else getattr(p, key) for p in found])
@@ -340,7 +340,7 @@ def _find_images(home: Path, names: Sequence[str]) -> dict[str, Path]:
     """Image files by stem, of the first of some folders that exists."""
     folder = next((home / name for name in names if (home / name).is_dir()), None)
     if folder is None:
-        raise GenGeoError(f"{home} has no folder {names[0]!r} (or {', '.join(names[1:])}) with image files")
+        raise GenGeoError(f"{home} has no directory {names[0]!r} (or {', '.join(names[1:])}) with image files")
     images = (name for name in names_in(folder) if name.lower().endswith(IMAGE_SUFFIXES))
     found = sorted(name for name in images if not is_hidden(Path(name)))
     return {name.rpartition(".")[0]: folder / name for name in found}

@@ -40,7 +40,7 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
         raise GenGeoError(f"unknown data set {name!r}; expected one of {', '.join(sorted(DATASETS))}; write {form}")
     loader = DATASETS[name]
     if root is None and name in _ON_DISK:
-        raise GenGeoError(f"{name} needs its folder: set root=... (only the synthetic worlds do not need one)")
+        raise GenGeoError(f"{name} needs its directory: set root=... (only the synthetic worlds do not need one)")
     return _call(name, loader, root, split, **options).validate()
 
 
@@ -120,7 +120,7 @@ def parse_data(notation: str | Sequence[str]) -> DataNotation:
     roots = [word for word in words[1:] if not _OPTION.match(word)]
     if len(roots) > 1:
         raise GenGeoError(
-            f"a data set has one folder or file, found {roots[0]!r} and {roots[1]!r}; "
+            f"a data set has one directory or file, found {roots[0]!r} and {roots[1]!r}; "
             "quote a path with spaces, and write options as key=value"
         )
     name, colon, split = words[0].partition(":")
