@@ -119,9 +119,9 @@ def image_header(source: str | Path | bytes | BinaryIO) -> Image.Image:
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """List the image files in a folder and its subfolders, sorted by path.
+    """List the image files in a directory and its subdirectories, sorted by path.
 
-    Hidden files and folders, and the files that macOS adds for attributes (`._name`, `__MACOSX`), are skipped.
+    Hidden files and directories, and the files that macOS adds for attributes (`._name`, `__MACOSX`), are skipped.
 
     Args:
         folder: Directory to search.

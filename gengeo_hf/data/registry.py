@@ -24,7 +24,7 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
         name: One of `dataset_names()`.
         root: Directory of the data (for "table" also the file); None for the synthetic worlds.
         split: "train", "validation" or "test". "validation" is the part of a published training set that is held out
-            by area. CVACT's published "val" is a split of its own; a user's table or folder also has "all".
+            by area. CVACT's published "val" is a split of its own; a user's table or directory also has "all".
         options: Options of the loader: see `load` in `gengeo_hf/data/benchmarks/cvusa.py`, `cvact.py`, `vigor.py`,
             `university1652.py`, `cvcities.py`, `loci.py`, `load_table` and `load_folder` in `gengeo_hf/data/own.py`,
             `load_mixture` in `gengeo_hf/data/mixture.py`, and `gengeo_hf.world.build_world`.
