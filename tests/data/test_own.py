@@ -1,4 +1,4 @@
-"""Users' own pairs: tables in several forms, ordinary photos, tiles with several photos, and two folders."""
+"""Users' own pairs: tables in several forms, ordinary photos, tiles with several photos, and two directories."""
 
 import datasets
 import numpy as np
@@ -248,7 +248,7 @@ def test_load_folder_pairs_files_by_name(tmp_path, shared_data):
         load_pairs("folder", tmp_path / "real/ground", "all")
 
 
-def test_load_folder_with_split_folders_makes_unique_ids(tmp_path):
+def test_load_folder_with_split_directories_makes_unique_ids(tmp_path):
     for part in ("train", "test"):
         for number in range(3):
             folders.picture(tmp_path / part / f"ground/{number}.jpg", 30, 40, number)
