@@ -137,7 +137,9 @@ def format_distance(distance: float) -> str:
     """Format a distance in metres for a caption: "35 m", "4.2 km"."""
     if not np.isfinite(distance):
         return "nowhere"
-    return f"{distance:,.0f} m" if distance < 1000 else f"{distance / 1000:,.{1 if distance < 100_000 else 0}f} km"
+    if distance < 999.5:  # rounded to whole metres, less than a kilometre
+        return f"{distance:.0f} m"
+    return f"{distance / 1000:,.{1 if distance < 99_950 else 0}f} km"
 
 
 def _framed_tile(

@@ -250,4 +250,5 @@ def test_crop_panorama_of_a_narrow_view_has_at_least_one_column():
 
 
 def test_format_distance_changes_to_kilometres_at_a_thousand_metres():
-    assert [pictures.format_distance(metres) for metres in (999.4, 1000.0, 1000.6)] == ["999 m", "1.0 km", "1.0 km"]
+    metres = (999.4, 999.6, 1000.0, 99_940.0, 99_960.0)
+    assert [pictures.format_distance(m) for m in metres] == ["999 m", "1.0 km", "1.0 km", "99.9 km", "100 km"]
