@@ -103,7 +103,7 @@ def format_comparison(differences: Sequence[Difference], first: str, second: str
         )
     if len(names) > 1:
         lines.append(
-            f"{primary} is the primary metric. The intervals of other metrics, here {len(names) - 1}, are not corrected "
+            f"{primary} is the primary metric. Intervals of other metrics, here {len(names) - 1}, are not corrected "
             "for their number: about one in twenty excludes zero by chance."
         )
     return "\n".join(lines)
