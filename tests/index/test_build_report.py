@@ -13,7 +13,7 @@ from gengeo_hf.imagery.tiles import NO_DATA_SHARE, Rights
 from gengeo_hf.index import GeoIndex, build, contents, work
 from gengeo_hf.index.build import BuildReport, build_index
 from gengeo_hf.index.manifest import read_manifest
-from tests.stubs import ListSource, StubEncoder
+from tests.stubs import ListSource, StubEncoder, encode_shards
 
 
 def test_report_of_a_build_states_counts_and_speed(tmp_path):
@@ -80,13 +80,7 @@ def test_build_shows_a_bar_of_all_tiles_only_on_request(tmp_path, capfd):
 
 def test_build_bar_counts_shards_of_an_earlier_run(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(work, "SHARD", 6)
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(build._Assembly, "write", stop)
-        build_index(StubEncoder(), ListSource(12), tmp_path / "idx")
+    encode_shards(monkeypatch, ListSource(12), tmp_path / "idx")
     report = build_index(StubEncoder(), ListSource(12), tmp_path / "idx", progress=True)
     assert "12/12" in capfd.readouterr().err and (report.tiles, report.tiles_per_second) == (12, 0)
 
