@@ -93,5 +93,5 @@ def draw_mosaics(regions: list[Region], folder: Path, gsd_m: float = 0.9) -> lis
 def index_mosaics(
     encoder: EncoderProtocol, paths: list[Path], out: Path, *, tile_m: float = 65.0, overlap: float = 0.5
 ) -> GeoIndex:
-    """Build the index of some mosaics like `gengeo index FOLDER --tile 65m --overlap 50%`."""
+    """Build the index of some mosaics like `gengeo index DIRECTORY --tile 65m --overlap 50%`."""
     return GeoIndex.build(encoder, RasterTiles([str(path) for path in paths], tile_m, overlap), out)

@@ -3,7 +3,7 @@
     python notebooks/run.py            # all
     python notebooks/run.py 01 05      # some
     python notebooks/run.py --table    # only the table
-    python notebooks/run.py --check    # from nothing, in a temporary folder, two at a time; changes nothing here
+    python notebooks/run.py --check    # from nothing, in a temporary directory, two at a time; changes nothing here
 
 Notebooks run in the order of their names, without internet, and share one small model (see small_world.py).
 """

@@ -31,7 +31,7 @@ def places(split: str = "test", count: int = 150, domain: str = "urban", **optio
 
 
 def trained_model() -> Path:
-    """Folder of a small model that was trained on the urban world."""
+    """Directory of a small model that was trained on the urban world."""
     if "GENGEO_NOTEBOOKS" not in os.environ and (DEMO / "gengeo-world-urban" / "config.json").is_file():
         return DEMO / "gengeo-world-urban"
     if not (HOME / "run" / "model" / "config.json").is_file():
@@ -58,7 +58,7 @@ def train(output: Path, *overrides: str) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """What a program printed, without the folders of this machine."""
+    """What a program printed, without the directories of this machine."""
     return text.strip().replace(f"{HOME}/", "runs/notebooks/").replace(f"{ROOT}/", "")
 
 

@@ -135,7 +135,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, default=Path("runs/ablations"), help="Directory of runs and tables (default: %(default)s)."
     )
     parser.add_argument(
-        "--root", action="append", default=[], metavar="DATASET=FOLDER", help="Directory of a data set; repeatable."
+        "--root", action="append", default=[], metavar="DATASET=DIRECTORY", help="Directory of a data set; repeatable."
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="Overrides of the settings of every row.")
     given = parser.parse_intermixed_args(arguments)  # key=value may follow options

@@ -360,7 +360,7 @@ Locate a photo:
   {command} locate {photo} --index {folder.index} --model {folder.model} --map where.html
   (with --pose --heading 0: its position and heading inside the tile)
 
-Index your own imagery (a GeoTIFF, or a folder of tiles with a CSV of positions):
+Index your own imagery (a GeoTIFF, or a directory of tiles with a CSV of positions):
   {command} index ortho.tif --out city.gengeo --model {folder.model} --tile 60m --overlap 50%
 
 Train longer, or change the model:

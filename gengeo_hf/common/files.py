@@ -217,7 +217,7 @@ def sweep(path: str | Path) -> None:
 
 
 def sweep_all(folder: str | Path) -> None:
-    """Call `sweep` for every file and directory of a folder that has leftovers of a process."""
+    """Call `sweep` for every file and directory in `folder` that has leftovers of a process."""
     with os.scandir(real_path(folder)) as entries:
         hidden = [entry.name for entry in entries if entry.name.startswith(".")]
     for name in {name[1:].split(part)[0] for name in hidden for part in (NEW, OLD) if part in name}:

@@ -119,9 +119,9 @@ def image_header(source: str | Path | bytes | BinaryIO) -> Image.Image:
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """List the image files in a folder and its subfolders, sorted by path.
+    """List the image files in a directory and its subdirectories, sorted by path.
 
-    Hidden files and folders, and the files that macOS adds for attributes (`._name`, `__MACOSX`), are skipped.
+    Hidden files and directories, and the files that macOS adds for attributes (`._name`, `__MACOSX`), are skipped.
 
     Args:
         folder: Directory to search.
@@ -191,7 +191,7 @@ def _open(source: Source, name: str) -> Image.Image:
         raise GenGeoError(f"{name} is a web address: download the image and give its path")
     if isinstance(source, str | Path):
         if Path(source).is_dir():
-            raise GenGeoError(f"{name} is a folder, expected an image file")
+            raise GenGeoError(f"{name} is a directory, expected an image file")
         if not Path(source).is_file():
             raise GenGeoError(f"there is no image {name}; check the path")
     elif not isinstance(source, bytes):

@@ -26,7 +26,7 @@ TEXT_SUFFIXES = (".csv", ".tsv")
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, ".parquet", ".jsonl", ".ndjson", ".arrow", ".feather")
 HUB_PREFIXES = ("hf://datasets/", "hf://", "hf:")
 SPLIT = "split"
-PAIRS_FILE = "pairs.parquet"  # table in a folder that `gengeo data get` or `gengeo data make` wrote
+PAIRS_FILE = "pairs.parquet"  # table in a directory that `gengeo data get` or `gengeo data make` wrote
 EXACT = 2**53  # larger integers are not exact as float64
 _EMPTY = frozenset({"", "na", "n/a", "nan", "null", "none", "-"})
 _OTHER_SUFFIXES = {
@@ -46,7 +46,7 @@ class Table:
     """A table that was read by `read_table` or `as_table`.
 
     Args:
-        name: Short name in results: that of the file or folder.
+        name: Short name in results: that of the file or directory.
         file: Name in messages.
         folder: Directory to which relative paths in the table refer; None is the working directory.
         rows: Rows of the table; text formats have text columns.
@@ -217,7 +217,7 @@ def find_table(source: Path) -> Path:
             return found[0]
         if len(found) != 1:
             there = ", ".join(path.name for path in found[:5]) or "none"
-            raise GenGeoError(f"{source}: expected a table ({kinds}) or a folder with exactly one, found {there}")
+            raise GenGeoError(f"{source}: expected a table ({kinds}) or a directory with exactly one, found {there}")
         return found[0]
     if not source.is_file():
         raise GenGeoError(f"there is no table at {source}")

@@ -111,7 +111,7 @@ def check_repository_name(repository: str) -> None:
 
 
 def folder_files(folder: Path) -> dict[str, Path]:
-    """Return the files of a folder by relative path, without `OUTPUT_RECORD`."""
+    """Return the files of a directory by relative path, without `OUTPUT_RECORD`."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
     return {name: path for name, path in found.items() if name != OUTPUT_RECORD}
 

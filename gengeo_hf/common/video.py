@@ -170,7 +170,7 @@ def _container(path: Path) -> Iterator[tuple[Any, Any]]:
     except ImportError as error:
         raise MissingExtraError("av", "video", f"read {path.name}, a video") from error
     if not path.is_file():
-        raise GenGeoError(f"there is no video {path}" + (": it is a folder" if path.is_dir() else ""))
+        raise GenGeoError(f"there is no video {path}" + (": it is a directory" if path.is_dir() else ""))
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
     try:
         container = av.open(str(path), options=options)

@@ -18,7 +18,7 @@ from gengeo_hf.common.geo import EARTH_RADIUS_M, chord, to_unit_vectors
 METHODS = ("area", "id")
 
 BY_ID = (
-    "validation_by=id, of a table or folder split_by=id; when training, data.train.split_by=id "
+    "validation_by=id, of a table or directory split_by=id; when training, data.train.split_by=id "
     "data.validation.split_by=id"
 )
 

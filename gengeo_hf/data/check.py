@@ -14,7 +14,7 @@ OWN = ("table", "folder")  # users' own data, without published counts
 def check_data(name: str, root: str | Path, **options: Any) -> Report:
     """Check one data set.
 
-    Benchmarks are compared with their published counts. Of a user's own table or folder, every split is loaded and
+    Benchmarks are compared with their published counts. Of a user's own table or directory, every split is loaded and
     some images are decoded.
 
     Args:

@@ -92,14 +92,14 @@ def _check_state(out: Path, split: str, state: dict[str, Any]) -> None:
             found = None
         if found != state:
             raise GenGeoError(
-                f"{out} holds the split {split!r} of other data or another format: choose another folder, or remove "
+                f"{out} holds the split {split!r} of other data or another format: choose another directory, or remove "
                 f"its files and {path.name}"
             )
         return
     if any(out.glob(f"*/{split}-*-of-*")):
         raise GenGeoError(
             f"{out} holds files of a split {split!r} without {path.name}, so `gengeo data export` did not write them; "
-            "choose another folder"
+            "choose another directory"
         )
     write_json(path, state)
 

@@ -1,4 +1,4 @@
-"""Users' own pairs: a table in any format that `gengeo_hf.common.tables` reads, or two folders with equal file names.
+"""Users' own pairs: a table in a format that `gengeo_hf.common.tables` reads, or two directories with equal file names.
 
 A table needs the columns `ground` and `aerial`. Optional columns are `lat`, `lon` (of the photo), `tile_lat`,
 `tile_lon` or `west`, `south`, `east`, `north` (of the tile), the camera (`heading`, `fov`, `vertical_fov`, `pitch`,
@@ -95,20 +95,20 @@ def load_table(
 
 
 def load_folder(root: str | Path, split: str, *, fov: float | None = None, **options: Any) -> CrossViewDataset:
-    """Load pairs from two folders, `ground` and `aerial`, whose files have the same names up to the suffix.
+    """Load pairs from two directories, `ground` and `aerial`, whose files have the same names up to the suffix.
 
-    Positions and headings are read from the photos' EXIF. If there are folders `train`, `validation` or `test` that
+    Positions and headings are read from the photos' EXIF. If there are directories `train`, `validation` or `test` that
     hold the two, they are the splits, and ids are `<split>/<name>`, since names may repeat between them. Otherwise
     pairs are split by `SplitOptions`.
 
     Args:
-        root: Directory that holds the folders.
+        root: Directory that holds `ground` and `aerial`, or `train`, `validation` or `test`.
         split: "train", "validation", "test" or "all".
         fov: Horizontal field of view of all photos in degrees; 360 for panoramas, None if unknown.
         options: Fields of `SplitOptions`.
 
     Raises:
-        GenGeoError: A folder is missing, no name is in both, or the split has no pairs.
+        GenGeoError: A directory is missing, no name is in both, or the split has no pairs.
     """
     if split not in SPLITS_AND_ALL:
         raise unknown_split("folder", split, SPLITS_AND_ALL)
@@ -120,7 +120,7 @@ def load_folder(root: str | Path, split: str, *, fov: float | None = None, **opt
         wanted = ready if split == "all" else [split]
         pairs = {f"{part}/{name}": pair for part in wanted for name, pair in _find_pairs(root / part).items()}
     else:
-        raise GenGeoError(f"{root} has no folder {split!r}; it has {', '.join(ready)}")
+        raise GenGeoError(f"{root} has no directory {split!r}; it has {', '.join(ready)}")
     names, found = list(pairs), [read_metadata(photo).position for photo, _ in pairs.values()]
     lat, lon, heading = (
         np.array([np.nan if p is None or getattr(p, key) is None else getattr(p, key) for p in found])
@@ -328,7 +328,7 @@ def parse_split_name(cell: Any) -> str:
 
 
 def _find_pairs(home: Path) -> dict[str, tuple[Path, Path]]:
-    """Photo and tile of each name that both folders have, in the order of the names."""
+    """Photo and tile of each name that both directories have, in the order of the names."""
     ground, aerial = (_find_images(home, names) for names in (GROUND_FOLDERS, AERIAL_FOLDERS))
     names = sorted(set(ground) & set(aerial))
     if not names:
@@ -337,10 +337,10 @@ def _find_pairs(home: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def _find_images(home: Path, names: Sequence[str]) -> dict[str, Path]:
-    """Image files by stem, of the first of some folders that exists."""
+    """Image files by stem, of the first of some directories that exists."""
     folder = next((home / name for name in names if (home / name).is_dir()), None)
     if folder is None:
-        raise GenGeoError(f"{home} has no folder {names[0]!r} (or {', '.join(names[1:])}) with image files")
+        raise GenGeoError(f"{home} has no directory {names[0]!r} (or {', '.join(names[1:])}) with image files")
     images = (name for name in names_in(folder) if name.lower().endswith(IMAGE_SUFFIXES))
     found = sorted(name for name in images if not is_hidden(Path(name)))
     return {name.rpartition(".")[0]: folder / name for name in found}

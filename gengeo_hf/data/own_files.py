@@ -131,7 +131,7 @@ def spelling_hint(path: str) -> str:
         return f"{path} has backslashes: write forward slashes"
     home, name = os.path.split(path)
     if not Path(home or ".").is_dir():
-        return f"there is no folder {home}: paths are relative to the table's folder"
+        return f"there is no directory {home}: paths are relative to that of the table"
     names = _file_names(home)
     for change, advice in ((str.lower, "in another letter case"), (_to_nfc, "in another Unicode form (NFC, NFD)")):
         similar = [other for other in names if change(other) == change(name)]

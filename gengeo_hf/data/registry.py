@@ -24,7 +24,7 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
         name: One of `dataset_names()`.
         root: Directory of the data (for "table" also the file); None for the synthetic worlds.
         split: "train", "validation" or "test". "validation" is the part of a published training set that is held out
-            by area. CVACT's published "val" is a split of its own; a user's table or folder also has "all".
+            by area. CVACT's published "val" is a split of its own; a user's table or directory also has "all".
         options: Options of the loader: see `load` in `gengeo_hf/data/benchmarks/cvusa.py`, `cvact.py`, `vigor.py`,
             `university1652.py`, `cvcities.py`, `loci.py`, `load_table` and `load_folder` in `gengeo_hf/data/own.py`,
             `load_mixture` in `gengeo_hf/data/mixture.py`, and `gengeo_hf.world.build_world`.
@@ -40,7 +40,7 @@ def load_pairs(name: str, root: str | Path | None = None, split: str = "train", 
         raise GenGeoError(f"unknown data set {name!r}; expected one of {', '.join(sorted(DATASETS))}; write {form}")
     loader = DATASETS[name]
     if root is None and name in _ON_DISK:
-        raise GenGeoError(f"{name} needs its folder: set root=... (only the synthetic worlds do not need one)")
+        raise GenGeoError(f"{name} needs its directory: set root=... (only the synthetic worlds do not need one)")
     return _call(name, loader, root, split, **options).validate()
 
 
@@ -120,7 +120,7 @@ def parse_data(notation: str | Sequence[str]) -> DataNotation:
     roots = [word for word in words[1:] if not _OPTION.match(word)]
     if len(roots) > 1:
         raise GenGeoError(
-            f"a data set has one folder or file, found {roots[0]!r} and {roots[1]!r}; "
+            f"a data set has one directory or file, found {roots[0]!r} and {roots[1]!r}; "
             "quote a path with spaces, and write options as key=value"
         )
     name, colon, split = words[0].partition(":")

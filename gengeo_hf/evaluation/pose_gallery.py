@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.common.geo import Bounds, great_circle_m, offset, size_of
+from gengeo_hf.common.geo import Bounds, great_circle_m, offset, size_of, to_unit_vectors
 from gengeo_hf.data.loading import AerialImages, GroundImages, resize_images
 from gengeo_hf.localization.fusion import FusionWeights, TilePosterior, fit_weights, fuse
 from gengeo_hf.pose.geometry import column_azimuths, positions_of
@@ -37,6 +38,8 @@ class Candidates:
         best: (N, 2) latitude and longitude of the pose in that tile.
         truth: (N, 2) latitude and longitude of the photos.
         scale: InfoNCE scale of the model.
+        gallery: (G, 2) latitude and longitude of the centres of all tiles.
+        positives: (N,) row in `gallery` of each photo's true tile.
     """
 
     photos: list[list[TilePosterior]]
@@ -44,6 +47,8 @@ class Candidates:
     best: np.ndarray
     truth: np.ndarray
     scale: float
+    gallery: np.ndarray
+    positives: np.ndarray
 
 
 def find_candidates(
@@ -93,7 +98,7 @@ def find_candidates(
         centre[photo] = lat[rows[0]], lon[rows[0]]
     truth = np.array([dataset.queries[name][:] for name in ("lat", "lon")], dtype=np.float64).T
     scale = float(encoder.model.logit_scale.detach().exp().clamp(max=MODEL_SCALE_CAP))
-    return Candidates(found, centre, best, truth, scale)
+    return Candidates(found, centre, best, truth, scale, np.stack([lat, lon], axis=1), dataset.positive_rows())
 
 
 def _most_similar(ground: torch.Tensor, aerial: torch.Tensor, tiles: int) -> Iterator[tuple[Any, Any]]:
@@ -126,18 +131,22 @@ def evaluate_gallery(candidates: Candidates, weights: FusionWeights) -> dict[str
         weights: Weights of the fused map, see `fit_fusion`.
 
     Returns:
-        For `centre` (centre of the best tile), `best_tile` (pose in it) and `fused` (fused map): `<name>_median_m`, and
-        `<name>_within_<m>_m` in percent of all photos; and the weights. Where fusion is not enabled, the fused answer
-        is the pose in the best tile.
+        For `centre` (centre of the best tile), `best_tile` (pose in it) and `fused` (fused map): `<name>_median_m`;
+        in percent of all photos `<name>_within_<m>_m` and `<name>_recall_1`, the photos whose true tile is the one with
+        the centre nearest to the answer (for `centre` the R@1 of retrieval); and the weights. Where fusion is not
+        enabled, the fused answer is the pose in the best tile.
     """
     answers = {"centre": candidates.centre, "best_tile": candidates.best, "fused": candidates.best}
     if weights.enabled:
         answers["fused"] = np.array([fused_answer(photo, weights) for photo in candidates.photos])
+    tiles = KDTree(to_unit_vectors(*candidates.gallery.T))
     result: dict[str, Any] = {"photos": len(candidates.photos), "weights": asdict(weights)}
     for name, answer in answers.items():
         error = great_circle_m(answer[:, 0], answer[:, 1], candidates.truth[:, 0], candidates.truth[:, 1])
         result[f"{name}_median_m"] = float(np.median(error))
         result |= {f"{name}_within_{m}_m": 100 * float((error <= m).mean()) for m in WITHIN_M}
+        nearest = tiles.query(to_unit_vectors(*answer.T))[1]
+        result[f"{name}_recall_1"] = 100 * float((nearest == candidates.positives).mean())
     return result
 
 

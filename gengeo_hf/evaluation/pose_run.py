@@ -129,11 +129,12 @@ def _random_head(model: str | Path, prior: str) -> PoseHead | None:
 
 def format_gallery(found: dict[str, Any]) -> str:
     """Format a result of `evaluate_gallery` for a terminal."""
-    lines = [f"all {found['photos']:,} photos in the whole gallery, within 5 / 10 / 25 m:"]
+    lines = [f"all {found['photos']:,} photos in the whole gallery, within 5 / 10 / 25 m; R@1 of the nearest tile:"]
     names = (("centre", "centre of the best tile"), ("best_tile", "pose in the best tile"), ("fused", "fused map"))
     for key, name in names if found["weights"]["photos"] else names[:2]:
         shares = " / ".join(f"{found[f'{key}_within_{metres}_m']:.1f}" for metres in (5, 10, 25))
-        lines.append(f"  {name:24} {shares} %, median {found[f'{key}_median_m']:,.1f} m")
+        recall, median = found[f"{key}_recall_1"], found[f"{key}_median_m"]
+        lines.append(f"  {name:24} {shares} %, R@1 {recall:.1f} %, median {median:,.1f} m")
     if found["weights"]["photos"] and not found["weights"]["enabled"]:
         lines.append("  fusion did not improve recall on the validation photos and is not used")
     return "\n".join(lines)

@@ -51,8 +51,8 @@ def order_frames(answers: Sequence[Answer], interval_s: float) -> tuple[list[Ans
     """Sort frames in the order of the drive, with the time of each.
 
     If every readable frame has a time in EXIF, frames are sorted by it, and an unreadable frame stays behind the frame
-    that was given before it. Else frames of one video have their seconds in it, and photos keep the given order with
-    `interval_s` between them.
+    that was given before it. Else (or if only some times have a time zone) frames of one video have their seconds in
+    it, and photos keep the given order with `interval_s` between them.
 
     Args:
         answers: Answer for each frame.
@@ -62,7 +62,8 @@ def order_frames(answers: Sequence[Answer], interval_s: float) -> tuple[list[Ans
         The answers, and float64 (frames,) seconds since the first frame.
     """
     times = [answer.time for answer in answers if answer.time is not None]
-    if not times or any(answer.time is None and not answer.error for answer in answers):
+    comparable = len({time.tzinfo is None for time in times}) == 1
+    if not comparable or any(answer.time is None and not answer.error for answer in answers):
         video = [answer.video_s for answer in answers if answer.video_s is not None]
         if len(video) == len(answers) and video == sorted(video):
             return list(answers), np.array(video)

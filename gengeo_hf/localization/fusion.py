@@ -150,16 +150,16 @@ def _points(
 
 def _peak(points: np.ndarray, mass: np.ndarray) -> np.ndarray:
     """Centre of the cell with the most mass after smoothing: (2,) metres."""
-    cells, inverse = np.unique(np.floor(points / CELL_M).astype(np.int64), axis=0, return_inverse=True)
-    total = np.bincount(inverse.ravel(), mass)
-    keys = cells[:, 0] * STRIDE + cells[:, 1]  # sorted, as `np.unique` sorts rows
+    cells = np.floor(points / CELL_M).astype(np.int64)
+    keys, first, inverse = np.unique(cells[:, 0] * STRIDE + cells[:, 1], return_index=True, return_inverse=True)
+    total = np.bincount(inverse, mass)
     smooth = np.zeros(len(keys))
     for east, north in itertools.product(range(-3, 4), repeat=2):
         weight = np.exp(-0.5 * (east**2 + north**2) * (CELL_M / BLUR_M) ** 2)
         wanted = keys + east * STRIDE + north
         adjacent = np.searchsorted(keys, wanted).clip(max=len(keys) - 1)
         smooth += weight * np.where(keys[adjacent] == wanted, total[adjacent], 0.0)
-    centre: np.ndarray = (cells[int(smooth.argmax())] + 0.5) * CELL_M
+    centre: np.ndarray = (cells[first[int(smooth.argmax())]] + 0.5) * CELL_M
     return centre
 
 

@@ -133,5 +133,5 @@ def check_shard(folder: Path) -> None:
                 raise ValueError(f"{name}.arrow has changed since it was written")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GenGeoError(
-            f"the cached world in {folder} is damaged ({error}); delete that folder and build again"
+            f"the cached world in {folder} is damaged ({error}); delete that directory and build again"
         ) from error

@@ -1,8 +1,8 @@
 """Test double of Mapillary's API, which runs in its own process and serves photos from a file.
 
-`python -m tests.acquire.mapillary_server FOLDER` prints its port. FOLDER holds `photos.json`: a list of entities with
-two additional keys: `_file` (image file in FOLDER; without it a small image is drawn) and `_fault` (fault of the
-response). `POST /faults` sets faults of searches. `GET /log` returns all requests.
+`python -m tests.acquire.mapillary_server DIRECTORY` prints its port. DIRECTORY holds `photos.json`: a list of entities
+with two additional keys: `_file` (image file in DIRECTORY; without it a small image is drawn) and `_fault` (fault of
+the response). `POST /faults` sets faults of searches. `GET /log` returns all requests.
 """
 
 import io

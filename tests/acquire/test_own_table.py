@@ -43,7 +43,7 @@ def write(folder, **columns):
     return write_own_table(folder, given | columns, SOURCES, [(BIG_ID, "someone", "https://example.org", "")])
 
 
-def test_own_table_is_loaded_from_its_folder_with_ids_above_2_to_53(tmp_path):
+def test_own_table_is_loaded_from_its_directory_with_ids_above_2_to_53(tmp_path):
     write(tmp_path)
     data = load_pairs("table", tmp_path, "test")
     assert data.queries["query_id"][:] == [BIG_ID]

@@ -21,7 +21,7 @@ def test_exit_on_error_full_disk_or_missing_permission_is_one_line():
     assert disk_problem(OSError(errno.EIO, "Input/output error")) is None
 
 
-@pytest.mark.parametrize(("error", "status"), [(GenGeoError("no such folder"), 1), (UsageError("no such key"), 2)])
+@pytest.mark.parametrize(("error", "status"), [(GenGeoError("no such directory"), 1), (UsageError("no such key"), 2)])
 def test_exit_on_error_gengeo_error_is_one_line_and_exit_status(error, status, capsys):
     with pytest.raises(SystemExit) as ended, exit_on_error():
         raise error

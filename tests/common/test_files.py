@@ -57,7 +57,7 @@ def test_sweep_all_removes_leftovers_of_killed_processes(tmp_path):
     fill(tmp_path / "first", "old")
     write_in_killed_process(tmp_path / "first")
     write_in_killed_process(tmp_path / "second")
-    (tmp_path / ".third-gengeo-new-abc.lock").touch()  # killed after the folder was removed and before its lock was
+    (tmp_path / ".third-gengeo-new-abc.lock").touch()  # killed after the directory was removed and before its lock was
     sweep_all(tmp_path)
     assert not hidden(tmp_path) and contents(tmp_path / "first") == {"a": "old", "b": "old"}
 
@@ -105,11 +105,11 @@ def test_atomic_folder_concurrent_writers_leave_one_complete_output(tmp_path, mo
 
 @pytest.mark.skipif(sys.platform != "linux", reason="renameat2 exists only on Linux")
 def test_atomic_folder_output_exists_at_all_times(tmp_path, monkeypatch):
-    """Where the system exchanges two folders in one step, the output exists after every call, so also after a kill."""
+    """Where the system exchanges two directories in one step, the output exists after every call, even after a kill."""
     fill(tmp_path / "out", "old")
     (tmp_path / "one").mkdir()
     if not files._exchange(tmp_path / "one", tmp_path / "out"):
-        pytest.skip("this file system cannot exchange two folders")
+        pytest.skip("this file system cannot exchange two directories")
     files._exchange(tmp_path / "one", tmp_path / "out")
     seen = []
     for name in ("replace", "rename"):
@@ -138,7 +138,7 @@ def test_put_back_restores_output_after_kill_between_renames(tmp_path):
 
 
 def test_atomic_folder_failed_rename_restores_old_output(tmp_path, monkeypatch):
-    """Without an exchange the old folder is moved aside first; the second rename then fails."""
+    """Without an exchange the old directory is moved aside first; the second rename then fails."""
     fill(tmp_path / "out", "old")
     monkeypatch.setattr(files, "_exchange", lambda *_: False)
     replace, calls = Path.replace, []
@@ -155,7 +155,7 @@ def test_atomic_folder_failed_rename_restores_old_output(tmp_path, monkeypatch):
 
 
 def test_atomic_folder_finished_writer_does_not_restore_old_output(tmp_path, monkeypatch):
-    """Without an exchange the next writer may already have moved the new folder aside."""
+    """Without an exchange the next writer may already have moved the new directory aside."""
     fill(tmp_path / "out", "old")
     monkeypatch.setattr(files, "_exchange", lambda *_: False)
     replace = Path.replace

@@ -122,7 +122,7 @@ def test_open_image_invalid_source_is_one_line_error(tmp_path):
         "cut.jpg": "cut off",
         "cut.png": "cut off",
         "dot.png": "1 x 1 pixels",
-        ".": "is a folder",
+        ".": "is a directory",
     }
     for name, message in expected.items():
         with pytest.raises(GenGeoError, match=message) as caught:

@@ -101,7 +101,7 @@ def test_exclusive_without_native_locks_warns_once(tmp_path, monkeypatch):
     assert len(caught) == 1 and "has no locks" in str(caught[0].message)
 
 
-def test_exclusive_unwritable_folder_is_one_line(tmp_path):
+def test_exclusive_unwritable_directory_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(GenGeoError, match="cannot be written"), exclusive(tmp_path / "file" / "lock"):
         pass

@@ -25,7 +25,7 @@ def published(monkeypatch):
     monkeypatch.setattr(university1652, "PUBLISHED", {("train", "drone"): 24, ("test", "drone"): 12})
 
 
-def test_check_data_complete_folders_pass(tmp_path, published):
+def test_check_data_complete_directories_pass(tmp_path, published):
     folders.make_cvusa(tmp_path / "cvusa", gps=44_516)
     folders.make_vigor(tmp_path / "vigor")
     folders.make_university(tmp_path / "university1652")

@@ -101,7 +101,7 @@ def test_cvcities_check_counts_missing_repeated_and_empty_files(tmp_path):
     (tmp_path / "sydney" / "sat_images" / "0008.jpg").write_bytes(b"")
     report = check_data("cvcities", tmp_path)
     text = str(report)
-    assert not report.ok and "Google" in text and "relative to the folder of the data set" in text
+    assert not report.ok and "Google" in text and "relative to the directory of the data set" in text
     assert "sydney/0007 does not" in text and "1 files of 0 bytes" in text
     assert "1 rows repeat the position of another row" in text
     assert len(load_pairs("cvcities-sydney", tmp_path, "test", missing="drop").queries) == 11
@@ -143,7 +143,7 @@ def test_loci_layout_is_detected_and_nearest_tile_is_positive(tmp_path, names):
 
 
 def test_loci_invalid_layout_raises_error(tmp_path):
-    with pytest.raises(GenGeoError, match="no folder 'panoramas'"):
+    with pytest.raises(GenGeoError, match="no 'panoramas' in"):
         load_pairs("loci", tmp_path, "test")
     make_loci(tmp_path)
     with pytest.raises(GenGeoError, match="no split 'train'"):

@@ -1,4 +1,4 @@
-"""Users' own pairs: tables in several forms, ordinary photos, tiles with several photos, and two folders."""
+"""Users' own pairs: tables in several forms, ordinary photos, tiles with several photos, and two directories."""
 
 import datasets
 import numpy as np
@@ -244,11 +244,11 @@ def test_load_folder_pairs_files_by_name(tmp_path, shared_data):
     folders.copy_real(shared_data / "exif/DSCN0010.jpg", tmp_path / "real/ground/DSCN0010.jpg")
     folders.picture(tmp_path / "real/aerial/DSCN0010.png", 56, 56)
     assert load_pairs("folder", tmp_path / "real", "all").gallery["lat"][0] == pytest.approx(43.467448)
-    with pytest.raises(GenGeoError, match="no folder 'ground'"):
+    with pytest.raises(GenGeoError, match="no directory 'ground'"):
         load_pairs("folder", tmp_path / "real/ground", "all")
 
 
-def test_load_folder_with_split_folders_makes_unique_ids(tmp_path):
+def test_load_folder_with_split_directories_makes_unique_ids(tmp_path):
     for part in ("train", "test"):
         for number in range(3):
             folders.picture(tmp_path / part / f"ground/{number}.jpg", 30, 40, number)
@@ -257,7 +257,7 @@ def test_load_folder_with_split_folders_makes_unique_ids(tmp_path):
     assert train.queries["query_id"][:] == ["train/0", "train/1", "train/2"]
     check_apart(train, test)
     assert len(everything.queries) == 6 and everything.name == f"{tmp_path.name}/all"
-    with pytest.raises(GenGeoError, match="has no folder 'validation'; it has train, test"):
+    with pytest.raises(GenGeoError, match="has no directory 'validation'; it has train, test"):
         load_pairs("folder", tmp_path, "validation")
 
 

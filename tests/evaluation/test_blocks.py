@@ -1,12 +1,11 @@
-"""Scores at and within the tolerance, in blocks whose chunks are compared one by one and in others."""
+"""Scores at and within the tolerance, in galleries where few chunks of scores are compared, and where all are."""
 
 import numpy as np
 import pytest
-import torch
 
-from gengeo_hf.evaluation import blocks, rank_of_positives, scan
+from gengeo_hf.evaluation import rank_of_positives, scan
 
-FEW, ALL = 600, 20  # gallery sizes: one chunk in 19 has scores near that of the right tile; the only chunk
+FEW, ALL = 600, 20  # gallery sizes: one of 19 chunks has scores near that of the right tile; there is one chunk
 
 
 def ranks(scores, size, ties):
@@ -34,19 +33,19 @@ def test_scores_at_the_limits_of_the_tolerance_count_once(size):
     assert ranks([0, limit, limit, -limit, -limit], size, "sample4geo") == 2
 
 
-@pytest.mark.parametrize(("most", "tied"), [(6, 3), (5, 6)])
-def test_scan_of_more_near_ties_than_the_limit_counts_all_as_ties(monkeypatch, most, tied):
-    monkeypatch.setattr(blocks, "_MOST_RECHECKS", most)
+@pytest.mark.parametrize(("near", "exact"), [(5000, True), (65_536, True), (65_537, False)])
+def test_scan_of_more_than_65536_near_ties_counts_all_as_ties(near, exact):
     own = np.float32(0.25)
-    up, down = np.nextafter(own, np.float32(1)), np.nextafter(own, np.float32(0))
-    gallery = np.array([[own, up, up, down, own, own, own, 0.5]], np.float32).T
-    found = scan(np.ones((1, 1), np.float32), gallery, np.array([0]))
-    assert found.tied[0, 0] == tied and found.above[0, 0] == (3 if tied == 3 else 1)
+    gallery = np.full((near + 3, 1), own)  # the right tile, near ties, and two clearly better tiles
+    gallery[1 : near + 1 : 2] = np.nextafter(own, np.float32(1))
+    gallery[-2:] = 0.5
+    found = scan(np.ones((1, 1), np.float32), gallery, np.array([0]), block=(1, near + 3))
+    higher = (near + 1) // 2 if exact else 0
+    assert (found.above[0, 0], found.tied[0, 0]) == (2 + higher, near - higher)
 
 
 @pytest.mark.parametrize("size", [FEW, ALL])
-def test_scan_compares_near_ties_of_several_queries_and_semi_positives_in_parts(monkeypatch, size):
-    monkeypatch.setattr(blocks, "_RECHECK_ROWS", 3)
+def test_scan_counts_ties_of_positives_and_semi_positives_of_several_queries(size):
     gallery = np.random.default_rng(0).integers(-2, 3, (size, 4)).astype(np.float32)
     gallery[:5] = gallery[5:10]
     queries = gallery[:4] + 0.5
@@ -64,9 +63,10 @@ def test_scan_compares_near_ties_of_several_queries_and_semi_positives_in_parts(
         assert scores[query, found.top_rows[query]].tolist() == found.top_scores[query].tolist()
 
 
-@pytest.mark.parametrize("columns", [5, 1023, 1024, 1025, 3100])
-def test_count_above_equals_a_sum_for_any_number_of_columns(columns):
-    scores = torch.from_numpy(np.random.default_rng(columns).integers(0, 3, (4, columns)).astype(np.float32))
-    limit = torch.tensor([[0.0], [1.0], [2.0], [-1.0]])
-    assert blocks._count_above(scores, limit).tolist() == (scores > limit).sum(dim=1).tolist()
-    assert blocks._count_above(scores, limit)[2:].tolist() == [0, columns]
+@pytest.mark.parametrize("size", [992, 1023, 1024, 1056, 3100])
+def test_ranks_count_every_higher_score_in_galleries_of_any_size(size):
+    gallery = np.random.default_rng(size).integers(0, 3, (size, 1)).astype(np.float32)
+    gallery[:4, 0] = [0, 1, 2, -1]
+    found = rank_of_positives(np.ones((4, 1), np.float32), gallery, np.arange(4), ties="sample4geo")
+    assert found.tolist() == [int((gallery > own).sum()) for own in gallery[:4, 0]]
+    assert found.tolist()[2:] == [0, size - 1]

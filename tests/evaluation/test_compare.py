@@ -32,19 +32,24 @@ def difference(low, high, metric="recall@1", first=0.5, second=0.6):
 )
 def test_difference_is_clear_where_the_interval_excludes_zero(low, high, clear):
     assert difference(low, high).is_clear == clear
+
+
+def test_difference_cannot_be_changed():
+    found = difference(0.1, 0.2)
+    assert found.is_clear
     with pytest.raises(dataclasses.FrozenInstanceError):
-        difference(low, high).first = 1.0
+        found.first = 1.0
 
 
 def test_format_comparison_puts_the_primary_metric_first_with_its_verdict():
     rows = [difference(0.001, 0.2, "recall@5", 0.25, 0.35), difference(-0.2, -0.05, "within_25m", 0.75, 0.625)]
-    assert format_comparison(rows, "before", "a long name of 24 letters", "within_25m").splitlines() == [
+    lines = format_comparison(rows, "before", "a long name of 24 letters", "within_25m").splitlines()
+    assert lines[:3] == [
         "                     before a long name of 2   difference (95 %)",
         "within_25m            75.00            62.50   -12.50 (-20.00 to -5.00)  worse",
         "recall@5              25.00            35.00   +10.00 (+0.10 to +20.00)",
-        "within_25m is the primary metric. The other 1 intervals are not corrected for their number: about one in "
-        "twenty excludes zero by chance.",
     ]
+    assert len(lines) == 4 and "within_25m is the primary metric" in lines[3] and "not corrected" in lines[3]
     for low, verdict in ((0.05, "better"), (-0.05, "within the noise")):
         lines = format_comparison([difference(low, 0.2)], "a", "b").splitlines()
         assert len(lines) == 2 and lines[1].endswith(f"  {verdict}")

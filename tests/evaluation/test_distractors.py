@@ -188,6 +188,15 @@ def test_distractor_curve_ends_with_all_distractors_once(tmp_path):
     assert [(size.gallery, size.times) for size in curve.sizes] == [(2, 1), (4, 2)] and curve.source == "elsewhere"
 
 
+def test_distractor_curve_cannot_be_changed(tmp_path):
+    encoded = pairs_at([(LAT, LON)], [(LAT, LON)])
+    index = index_at(tmp_path / "one.gengeo", ["a"], [(10, 10)], np.zeros((1, DIM)))
+    curve = distractor_curve(encoded, encoded.compute_result(), index)
+    for value in (curve, curve.sizes[0]):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            value.recall = 1.0
+
+
 def test_distractor_curve_leaves_out_tiles_within_200_metres_and_gallery_tiles_of_unknown_position(tmp_path):
     north = offset(LAT, LON, 0.0, np.array([199.5, 200.5]))[0]
     ids = ["near", "far", "t1", "t0", "half"]
@@ -223,9 +232,6 @@ def test_distractor_curve_is_written_and_printed_in_percent():
         "             3        1x   66.67 %   (12.35 to 98.77)",
         "         4,000    1,333x   50.00 %   (25.00 to 75.00)",
     ]
-    for value in (curve, sizes[0]):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            value.recall = 1.0
 
 
 def test_evaluate_with_distractors_of_an_index_or_imagery_returns_result_and_curve(

@@ -29,8 +29,11 @@ def test_from_dataset_reads_rows_of_the_gallery_by_id():
     assert semi.tolist() == [[1, 0], [-1, -1], [2, -1]]
     one = GroundTruth.from_dataset(with_semi_positives(["t1"], None, [])).semi_positive_rows
     assert one.tolist() == [[1], [-1], [-1]]
+
+
+def test_ground_truth_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        found.name = "other"
+        GroundTruth.from_dataset(toy_dataset(3)).name = "other"
 
 
 def test_fingerprint_changes_with_ids_pairs_and_positions():

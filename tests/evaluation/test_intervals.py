@@ -20,6 +20,8 @@ from gengeo_hf.evaluation.intervals import (
     query_groups,
 )
 
+from .formulas import wilson
+
 DEGREE_M = 6_371_008.8 * math.pi / 180
 
 
@@ -53,16 +55,10 @@ def test_mean_interval_of_only_misses_mirrors_that_of_only_hits():
     assert (misses.low, misses.high) == pytest.approx((1 - hits.high, 1 - hits.low), abs=1e-12)
 
 
-def wilson(share, count, z):
-    """Wilson's interval, as in textbooks."""
-    middle, half = share + z**2 / 2 / count, z * math.sqrt(share * (1 - share) / count + z**2 / 4 / count**2)
-    return pytest.approx(((middle - half) / (1 + z**2 / count), (middle + half) / (1 + z**2 / count)))
-
-
 @pytest.mark.parametrize(("hits", "count"), [(4, 400), (2, 3), (3, 4)])
 def test_mean_interval_of_more_than_three_hits_or_of_half_of_the_queries_has_wilsons_bound(hits, count):
     found = mean_interval((np.arange(count) < hits).astype(float))
-    assert found.low == pytest.approx(wilson(hits / count, count, norm.ppf(0.975)).expected[0])
+    assert found.low == pytest.approx(wilson(hits / count, count, norm.ppf(0.975))[0])
 
 
 def test_mean_interval_of_two_hits_of_four_has_both_bounds_of_poisson():
@@ -103,30 +99,33 @@ def test_mean_interval_of_grouped_hits_has_the_freedom_of_the_groups_with_the_ra
     for level in (0.95, 0.8):
         count = min(len(values), effective(values, groups))
         found = mean_interval(values, groups) if level == 0.95 else mean_interval(values, groups, level)
-        assert found == wilson(values.mean(), count, t.ppf(0.5 + level / 2, freedom))
+        assert found == pytest.approx(wilson(values.mean(), count, t.ppf(0.5 + level / 2, freedom)))
 
 
 def test_mean_interval_of_groups_that_vary_less_than_chance_has_the_number_of_queries():
     values, groups = groups_of((2, 4), (2, 4), (2, 4), (1, 3))
     assert effective(values, groups) > 15
-    assert mean_interval(values, groups) == wilson(7 / 15, 15, t.ppf(0.975, 3))
+    assert mean_interval(values, groups) == pytest.approx(wilson(7 / 15, 15, t.ppf(0.975, 3)))
     values, groups = groups_of((1, 4), (1, 4), (1, 4), (1, 4))  # no variance between groups: their number
-    assert mean_interval(values, groups) == wilson(0.25, 4, t.ppf(0.975, 3))
+    assert mean_interval(values, groups) == pytest.approx(wilson(0.25, 4, t.ppf(0.975, 3)))
 
 
 def test_mean_interval_of_one_group_counts_it_as_one_query():
     values, groups = groups_of((3, 5))
-    assert mean_interval(values, groups) == wilson(0.6, 1, 12.7062047)  # Student's t with one degree of freedom
+    quantile = 12.7062047  # of Student's t with one degree of freedom
+    assert mean_interval(values, groups) == pytest.approx(wilson(0.6, 1, quantile))
     values, groups = groups_of((3, 5), (4, 5))
-    assert mean_interval(values, groups) == wilson(0.7, min(10, effective(values, groups)), 12.7062047)
+    assert mean_interval(values, groups) == pytest.approx(wilson(0.7, min(10, effective(values, groups)), quantile))
 
 
 def test_mean_interval_of_average_precisions_has_the_freedom_of_all_groups():
     values = np.array([1, 0.5, 0.25, 1, 0.2, 0.4, 0.9, 0.1])
     for groups in (Groups(np.array([0, 0, 1, 1, 2, 2, 2, 3]), "streets"), independent(8)):
         count = max(groups.codes)
-        assert mean_interval(values, groups) == wilson(values.mean(), effective(values, groups), t.ppf(0.975, count))
-    assert mean_interval(np.full(8, 0.3)) == wilson(0.3, 8, t.ppf(0.975, 7))
+        assert mean_interval(values, groups) == pytest.approx(
+            wilson(values.mean(), effective(values, groups), t.ppf(0.975, count))
+        )
+    assert mean_interval(np.full(8, 0.3)) == pytest.approx(wilson(0.3, 8, t.ppf(0.975, 7)))
 
 
 def test_median_interval_holds_the_order_statistics_computed_by_hand():
@@ -205,8 +204,11 @@ def test_query_groups_are_areas_from_ten_areas_on():
     assert "independent" in query_groups(areas(*[1] * 12), unknown).description  # one query each
     assert "independent" in query_groups([*areas(2, *[1] * 9), None], unknown[:12]).description
     assert query_groups([], np.empty((0, 2))).count == 0
+
+
+def test_groups_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        ten.description = "more"
+        independent(3).description = "more"
 
 
 def test_query_groups_are_blocks_of_250_metres_of_land():

@@ -247,7 +247,7 @@ def test_metrics_of_invalid_input_raise_errors():
         (20, {"floor": 1, "ceil": 1, "round": 1, "floor+1": 1, "round+1": 1}),
     ],
 )
-def test_one_percent_k_of_every_rule_at_its_limits(size, k):
+def test_one_percent_k_at_the_limits_of_a_rule_is_rounded_by_it(size, k):
     assert {rule: one_percent_k(size, rule) for rule in k} == k
 
 

@@ -9,6 +9,8 @@ from gengeo_hf.evaluation import plots
 from gengeo_hf.evaluation.distractors import DistractorCurve, GallerySize
 from gengeo_hf.evaluation.pictures import COLOURS
 
+from .formulas import wilson
+
 METRE = np.pi / 180 * 6_371_008.8  # metres of one degree of latitude
 
 
@@ -28,13 +30,6 @@ def legend(figure):
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def wilson(share, count):
-    """Wilson's interval, as in textbooks."""
-    z = norm.ppf(0.975)
-    middle, half = share + z**2 / 2 / count, z * np.sqrt(share * (1 - share) / count + z**2 / 4 / count**2)
-    return (middle - half) / (1 + z**2 / count), (middle + half) / (1 + z**2 / count)
-
-
 def test_recall_curve_with_defaults_draws_shares_intervals_and_guessing_up_to_100():
     ranks = np.r_[np.zeros(40), np.full(20, 3), np.full(20, 60), np.full(20, 200)]
     figure = plots.recall_curve({"mine": ranks}, gallery_sizes={"mine": 50})
@@ -44,7 +39,7 @@ def test_recall_curve_with_defaults_draws_shares_intervals_and_guessing_up_to_10
     assert list(ks) == sorted(set(ks)) and ks[0] == 1 and ks[-1] == 100
     assert [100 * np.mean(ranks < k) for k in ks] == pytest.approx(list(shares))
     x, low, high = band(axes)
-    expected = np.transpose([wilson(share / 100, 100) for share in shares])
+    expected = np.transpose([wilson(share / 100, 100, norm.ppf(0.975)) for share in shares])
     assert list(x) == list(ks)
     np.testing.assert_allclose([low, high], 100 * expected, rtol=1e-9)
     np.testing.assert_allclose(guess.get_ydata(), [min(100, 2 * k) for k in ks])  # k of 50 tiles

@@ -33,10 +33,27 @@ def tile(east, north, cosine, evidence, peak):
 PHOTO = [tile(0, 0, 0.5, 0.0, 0), tile(300, 0, 0.4, 2.0, 1), tile(0, 300, 0.1, 5.0, 0)]
 
 
+def candidates_of(photos, centre, best, truth, gallery=None, positives=None):
+    """Candidates in a gallery of one tile, or of the given centres."""
+    gallery = at([0], [0]) if gallery is None else gallery
+    return Candidates(
+        photos, centre, best, truth, 1.0, gallery, np.array([0] * len(photos) if positives is None else positives)
+    )
+
+
+def test_evaluate_gallery_counts_photos_whose_true_tile_is_nearest_to_the_answer():
+    gallery = at([0, 40, 80, 0], [0, 0, 0, 40])
+    centre, best = gallery[[0, 1, 1, 3]], at([19.9, 60.1, 20.1, -300], [0, 0, 0, 19.9])
+    truth = at([0, 70, 40, 0], [0, 0, 0, 0])
+    found = evaluate_gallery(candidates_of([PHOTO] * 4, centre, best, truth, gallery, [0, 2, 1, 1]), FusionWeights())
+    assert found["centre_recall_1"] == 50  # tiles 0, 1, 1 and 3
+    assert found["best_tile_recall_1"] == found["fused_recall_1"] == 75  # tiles 0, 2, 1 and 0
+
+
 def test_evaluate_gallery_counts_errors_at_a_limit_as_within_it():
     truth = np.repeat(at([0], [0]), 4, axis=0)
     centre, best = at([4.999, 9.999, 0, 0], [0, 0, 24.999, 40]), at([0, 3, 0, 100], [0, 4.1, 10.1, 0])
-    found = evaluate_gallery(Candidates([PHOTO] * 4, centre, best, truth, 1.0), FusionWeights())
+    found = evaluate_gallery(candidates_of([PHOTO] * 4, centre, best, truth), FusionWeights())
     assert found["photos"] == 4 and found["weights"]["enabled"] is False
     assert [found[f"centre_within_{m}_m"] for m in (5, 10, 25)] == [25, 50, 75]
     assert [found[f"best_tile_within_{m}_m"] for m in (5, 10, 25)] == [25, 50, 75]
@@ -56,9 +73,7 @@ def test_evaluate_gallery_counts_errors_at_a_limit_as_within_it():
 def test_fused_answer_is_the_peak_of_the_weighted_tiles(weights, answer):
     found = np.array(fused_answer(PHOTO, weights))
     np.testing.assert_allclose(found, at(*answer), atol=2e-5)
-    result = evaluate_gallery(
-        Candidates([PHOTO], at([0], [0]), at([9], [9]), at([answer[0]], [answer[1]]), 1.0), weights
-    )
+    result = evaluate_gallery(candidates_of([PHOTO], at([0], [0]), at([9], [9]), at([answer[0]], [answer[1]])), weights)
     assert result["fused_within_5_m"] == 100 and result["best_tile_within_5_m"] == 0
 
 
@@ -101,6 +116,8 @@ def test_find_candidates_gives_the_pose_in_the_most_similar_tile(tiny_model, tin
         assert [one.lat for one in tiles] == lat[order[photo]].tolist()
         assert [one.cosine for one in tiles] == pytest.approx((ground @ aerial.T)[photo, order[photo]], abs=1e-4)
     np.testing.assert_allclose(found.truth, np.transpose([data.queries["lat"][:], data.queries["lon"][:]]))
+    np.testing.assert_allclose(found.gallery, np.stack([lat, lon], axis=1))
+    assert found.positives.tolist() == data.positive_rows().tolist()
     assert found.scale == pytest.approx(min(100.0, float(tiny_model.logit_scale.detach().exp())))
     # In the true tile, the error is that of the evaluation without a gallery.
     pairs = PosePairs.of(data, encoder.processor)
@@ -108,7 +125,7 @@ def test_find_candidates_gives_the_pose_in_the_most_similar_tile(tiny_model, tin
     near = np.nonzero(order[:, 0] == np.arange(7))[0]
     assert len(near)
     away = evaluate_gallery(
-        Candidates([PHOTO] * len(near), *(a[near] for a in (found.centre, found.best, found.truth)), 1.0),
+        candidates_of([PHOTO] * len(near), *(a[near] for a in (found.centre, found.best, found.truth))),
         FusionWeights(),
     )
     assert away["best_tile_median_m"] == pytest.approx(np.median(errors[near]), abs=0.2)

@@ -35,8 +35,13 @@ def test_near_tests_blocks_and_pairs_of_the_given_queries():
     assert near.pairs(np.array([0, 1, 1]), np.array([1, 0, 3])).tolist() == [True, True, False]
     wide = Near(Prior(queries, TILES, 225.0), slice(1, 2))
     assert wide.block(0, 4).tolist() == [[True, True, True, False]]
+
+
+def test_prior_cannot_be_changed():
+    prior = Prior(TILES[:1], TILES, 1.0)
+    assert Near(prior, slice(0, 1)).block(0, 1).tolist() == [[True]]
     with pytest.raises(dataclasses.FrozenInstanceError):
-        Prior(queries, TILES, 1.0).radius_m = 2.0
+        prior.radius_m = 2.0
 
 
 def test_rows_within_lists_near_tiles_without_the_positive():

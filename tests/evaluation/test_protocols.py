@@ -86,8 +86,11 @@ def test_protocol_has_documented_defaults_and_limits_the_view_below_360_degrees(
     assert plain.heading == "known" and not plain.has_limited_view and not plain.trapezoid_ap
     assert dataclasses.replace(plain, fov=359).has_limited_view
     assert dataclasses.replace(plain, heading="unknown").has_limited_view
+
+
+def test_protocol_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        plain.fov = 90
+        find_protocol("cvusa").fov = 90
 
 
 def test_protocol_is_restored_from_a_result_of_another_version():

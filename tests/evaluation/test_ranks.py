@@ -191,9 +191,13 @@ def test_scan_of_invalid_input_raises_one_line_with_what_was_found(change, messa
         rank_of_positives(unit(generator, 2), unit(generator, 9), np.arange(2), semi_positive_rows=np.array([[3], [1]]))
 
 
-def test_scan_by_default_keeps_the_best_tile_and_is_immutable():
+def test_scan_by_default_keeps_the_best_tile():
     found = scan(np.array([[0.1, 0.9]]), np.eye(2), np.array([0]))
     assert found.top_rows.tolist() == [[1]] and found.top_scores.tolist() == [[pytest.approx(0.9)]]
+
+
+def test_scan_cannot_be_changed():
+    found = scan(np.eye(2), np.eye(2), np.array([0, 1]))
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.gallery_size = 3
 

@@ -189,7 +189,8 @@ def test_error_map_across_the_date_line_equals_that_elsewhere():
 @pytest.fixture
 def quick(monkeypatch):
     """Do not render curves and strips, which takes most of the time of a report."""
-    monkeypatch.setattr(report, "_drawn", lambda figure: Image.new("RGB", (200, 200)))
+    empty = Image.new("RGB", (200, 200))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: empty.save(file, "PNG"))
     monkeypatch.setattr(pictures, "strip", lambda *given, **more: Image.new("RGB", (200, 50)))
 
 

@@ -76,6 +76,9 @@ def test_compute_result_states_rules_data_and_areas():
     metrics = found["metrics"]
     assert metrics["recall@5"] == pytest.approx(2 / 3) and metrics["median_error_m"] == pytest.approx(326, abs=30)
     assert "average_precision_trapezoid" not in metrics and not any("|prior" in name for name in metrics)
+
+
+def test_result_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         computed().summary = {}
 

@@ -125,13 +125,14 @@ def test_evaluate_with_invalid_arguments_raises_one_line(run, more, message):
     assert "\n" not in str(error.value)
 
 
-def test_check_limited_view_of_photos_raises_an_error():
+def test_check_limited_view_takes_only_whole_panoramas():
     protocol = find_protocol("cvusa-fov90-known")
-    script.check_limited_view(protocol, [360.0, 360.0])
+    script.check_limited_view(protocol, [360.0, 361.0])
     script.check_limited_view(find_protocol("cvusa"), [None, 90.0])  # nothing is cropped
-    for fields in ([360.0, 90.0], [360.0, None]):
-        with pytest.raises(GenGeoError, match="field of view"):
+    for fields in ([360.0, 359.9], [359.9, 360.0], [360.0, None], [None, 360.0]):
+        with pytest.raises(GenGeoError, match="field of view is smaller or unknown"):
             script.check_limited_view(protocol, fields)
+    script.check_limited_view(find_protocol("cvusa-fov360-unknown"), [360.0, 361.0])
 
 
 def test_evaluate_in_memory_equals_evaluate_with_stored_descriptors(run, tiny_checkpoint):
@@ -300,27 +301,21 @@ def test_view_sizes_of_other_forms_raise_an_error(encoder, size):
         script.view_sizes(encoder, None, size)
 
 
-def test_check_limited_view_takes_only_whole_panoramas():
-    protocol = find_protocol("cvusa-fov90-known")
-    for fields in ([359.9, 360.0], [None, 360.0]):
-        with pytest.raises(GenGeoError, match="field of view is smaller or unknown"):
-            script.check_limited_view(protocol, fields)
-    script.check_limited_view(find_protocol("cvusa-fov360-unknown"), [360.0, 361.0])
-
-
 def test_evaluate_by_default_has_seed_0_no_flip_and_the_name_of_the_directory(tiny_checkpoint, encoder, capfd):
     pairs = random_pairs(6, seed=1)
-    found = script.evaluate(tiny_checkpoint, pairs)
-    assert found.summary["model"]["name"] == tiny_checkpoint.name
-    settings = found.summary["settings"]
+    summary = script.evaluate(tiny_checkpoint, pairs).summary
+    assert summary["model"]["name"] == tiny_checkpoint.name
+    settings = summary["settings"]
     assert settings["seed"] == 0 and settings["data"] == pairs.name and settings["loader"] == {}
     assert "adaptation" not in settings and "training_pairs" not in settings
     encoded = script.encode_data(encoder, pairs)
-    assert (encoded.settings["seed"], encoded.model["name"]) == (0, "model") and encoded.ground.shape == (
-        6,
-        encoder.dim,
-    )
+    assert (encoded.settings["seed"], encoded.model["name"]) == (0, "model")
+    assert encoded.ground.shape == (6, encoder.dim)
     assert "img/s" not in capfd.readouterr().err
+
+
+def test_encoded_data_cannot_be_changed(encoder):
+    encoded = script.encode_data(encoder, random_pairs(2, seed=1))
     with pytest.raises(dataclasses.FrozenInstanceError):
         encoded.device = None
 

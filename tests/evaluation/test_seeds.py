@@ -172,7 +172,11 @@ def test_pooled_spread_of_too_few_runs_is_unknown():
 def test_difference_is_clear_only_beyond_its_margin():
     assert not Difference(1.0, 1.0, 3).is_clear and not Difference(-1.0, 1.0, 3).is_clear
     assert Difference(-1.1, 1.0, 3).is_clear and not Difference(1.0, 1.0, 3).own_spread
-    for value in (Difference(1.0, 1.0, 3), Spread(1.0, 2)):
+
+
+def test_differences_and_spreads_cannot_be_changed():
+    runs = [{0: 50.0, 1: 52.0}, {0: 51.0, 1: 53.6}]
+    for value in (paired_differences(runs)[1], pooled_spread(runs)):
         with pytest.raises(dataclasses.FrozenInstanceError):
             value.mean = 2.0
 

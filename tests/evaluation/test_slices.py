@@ -169,6 +169,10 @@ def test_slice_result_gives_each_group_its_own_interval(town):
     (first, second) = slice_result(result(), town, ["city"])
     assert first == Slice("city", "a", 2, 0.5, mean_interval(np.array([0.0, 1.0])))
     assert second.name == "b" and second.interval == first.interval
+
+
+def test_slice_cannot_be_changed(town):
+    (first, _) = slice_result(result(), town, ["city"])
     with pytest.raises(dataclasses.FrozenInstanceError):
         first.name = "c"
 

@@ -279,8 +279,11 @@ def test_render_as_csv_has_four_decimals_and_empty_cells():
         "# A source & more.",
         "# [1] a note",
     ]
+
+
+def test_table_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        TABLE.title = ""
+        build_table(2).title = ""
 
 
 def sized(tmp_path, file, ground, aerial, **more):

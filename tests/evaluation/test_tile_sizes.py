@@ -77,6 +77,11 @@ def test_evaluate_tile_sizes_compares_the_fusion_with_the_best_size(monkeypatch)
     assert set(as_json["sizes"]) == {"45", "65", "100"} and as_json["fused"] == found.fused.percent()
 
 
+def sizes_result(low, high):
+    single = encoded(45.0).compute_result()
+    return SizesResult({45.0: single}, single, 45.0, 0.125, Interval(low, high))
+
+
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
@@ -88,16 +93,19 @@ def test_evaluate_tile_sizes_compares_the_fusion_with_the_best_size(monkeypatch)
     ],
 )
 def test_tile_sizes_result_gives_a_verdict_where_the_interval_excludes_zero(low, high, verdict):
-    single = encoded(45.0).compute_result()
-    found = SizesResult({45.0: single}, single, 45.0, 0.125, Interval(low, high))
-    lines = str(found).splitlines()
+    lines = str(sizes_result(low, high)).splitlines()
     assert lines[0].startswith("tiles of 45 m: m on world/x/test")
     assert f"fused - best single size (45 m): +12.50 points of recall@1 ({100 * low:+.2f} to " in lines[-1]
     assert lines[-1].split("): ")[-1].startswith(f"{verdict};")
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        found.best_m = 1.0
 
 
 def test_evaluate_tile_sizes_of_two_equal_sizes_raises_an_error():
     with pytest.raises(GenGeoError, match="two or more ground sizes, found 1"):
         evaluate_tile_sizes("m", "world-offcenter", [65.0, 65.0])
+
+
+def test_tile_sizes_result_cannot_be_changed():
+    found = sizes_result(0.0, 0.5)
+    assert found.to_dict()["best_size_m"] == 45
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.best_m = 1.0

@@ -2,21 +2,18 @@
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import Image
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.localization.adapt import encode_photos
+from tests.localization.photo_files import save_with_position
 from tests.localization.pose_models import small_encoder
 
 
 def test_encode_photos_gives_plain_descriptors_and_known_positions(tmp_path):
     encoder = small_encoder("photo")
-    exif = Image.Exif()
-    exif[271] = "a camera"  # PNG drops EXIF data whose first level is empty
-    gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
-    gps[1], gps[2], gps[3], gps[4] = "S", (33.0, 30.0, 0.0), "E", (151.0, 0.0, 0.0)
     images = [Image.fromarray(np.random.default_rng(n).integers(0, 255, (28, 112, 3), np.uint8)) for n in range(2)]
-    images[0].save(tmp_path / "a.png", exif=exif)
+    save_with_position(tmp_path / "a.png", images[0], -33.5, 151.0)
     images[1].save(tmp_path / "b.png")
     descriptors, positions = encode_photos(encoder, tmp_path)
     assert descriptors.dtype == np.float32 and descriptors.shape == (2, encoder.dim)

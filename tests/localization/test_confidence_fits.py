@@ -43,8 +43,11 @@ def test_held_out_photo_takes_the_nearest_place_within_the_limit_and_its_ratio()
     assert found.right == 1 and found.ratio == pytest.approx(1.0, rel=0.01)
     assert HeldOutPhoto.of(places_at(70.0, 90.0), 60.0, 25.0, within_m=50.0).right is None
     assert HeldOutPhoto.of([north_of(20.0, 0)], 60.0, 25.0, within_m=50.0).ratio is None
+
+
+def test_held_out_photo_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
-        found.right = 0
+        HeldOutPhoto.of(places_at(20.0), 60.0, 25.0, within_m=50.0).right = 1
 
 
 def test_held_out_photo_limits_are_inclusive():

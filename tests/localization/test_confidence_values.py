@@ -78,6 +78,11 @@ def test_fit_of_20_photos_counts_only_photos_with_places():
     assert (fitted.photos, fitted.gallery, fitted.within_m, fitted.fingerprint) == (20, 7, 50.0, "f")
     with pytest.raises(GenGeoError, match="all 20 answers are wrong within 50 m"):
         Calibration.fit(answers, [(10.0, 25.0)] * 20, "f", 7, 50.0)
+
+
+def test_calibration_cannot_be_changed():
+    fitted = calibration()
+    assert fitted.apply([]) == []
     with pytest.raises(FrozenInstanceError):
         fitted.bias = 0.0
 
@@ -94,7 +99,7 @@ def test_fit_states_the_quality_on_photos_that_it_did_not_see():
     assert fitted.radius_factors == radius_factors(photos) and fitted.expected_calibration_error > 0
 
 
-def test_trade_has_thresholds_from_0_to_90_percent(monkeypatch):
+def test_fit_states_the_trade_at_thresholds_from_0_to_90_percent(monkeypatch):
     stated = np.concatenate([np.full(15, 0.5), np.full(15, 0.95)])
     monkeypatch.setattr("gengeo_hf.localization.confidence.held_out", lambda photos: (stated, np.zeros(1), np.zeros(1)))
     answers, truth = answered(30, np.arange(30) % 5 > 0)  # 12 of each half are right

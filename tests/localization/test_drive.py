@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import FrozenInstanceError, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from gengeo_hf.common.geo import great_circle_m, offset
 from gengeo_hf.index import GeoIndex
 from gengeo_hf.localization import GeoLocalizer, Motion
 from gengeo_hf.localization.answers import SHARPNESS, Answer, Place, drive_line
-from gengeo_hf.localization.drive import _step_cost, correct_drive, order_frames
+from gengeo_hf.localization.drive import correct_drive, order_frames
 from tests.stubs import ListSource
 
 
@@ -93,7 +93,9 @@ def _cost(answers, way, motion):
     for n in kept:
         total += SHARPNESS * (answers[n].places[0].score - answers[n].places[way[n]].score)
     for a, b in itertools.pairwise(kept):
-        total += _step_cost([answers[a].places[way[a]]], [answers[b].places[way[b]]], b - a, motion)[0, 0]
+        one, other = answers[a].places[way[a]], answers[b].places[way[b]]
+        reach = motion.top_speed * (b - a) + one.uncertainty_m + other.uncertainty_m
+        total += max(0.0, great_circle_m(one.lat, one.lon, other.lat, other.lon) / reach - 1)
     return total
 
 
@@ -124,8 +126,8 @@ def test_order_frames_sorts_by_time_and_keeps_unreadable_frames_in_place():
 
 
 def test_motion_of_invalid_values_raises_an_error():
-    for wrong in ({"top_speed": 0}, {"interval_s": -1}, {"left_out": float("nan")}):
-        with pytest.raises(GenGeoError):
+    for wrong in ({"top_speed": 0}, {"interval_s": -1}, {"interval_s": float("inf")}, {"left_out": float("nan")}):
+        with pytest.raises(GenGeoError, match=f"{next(iter(wrong))} of a drive must be a positive number, found"):
             Motion(**wrong)
 
 
@@ -210,24 +212,26 @@ def test_correct_drive_leaves_out_a_frame_whose_reachable_place_scores_lower_by_
     assert known(answers)[2].known is not left_out
 
 
-def test_step_cost_is_the_distance_beyond_reach_relative_to_reach():
-    here = [place(1, 0, 0, 0.9), replace(place(2, 40, -300, 0.8), uncertainty_m=7.0)]
-    there = [place(1, 100, 900, 0.9), place(2, 20, 0, 0.8), replace(place(3, -60, 500, 0.7), uncertainty_m=None)]
-    for speed, seconds in ((20.0, 2.5), (0.1, 1.0), (20.0, 0.0), (20.0, -3.0)):
-        cost = _step_cost(here, there, seconds, Motion(top_speed=speed))
-        assert cost.shape == (2, 3)
-        for row, column in itertools.product(range(2), range(3)):
-            one, other = here[row], there[column]
-            travelled = speed * seconds if seconds > 0 else 0.0
-            reach = max(10.0, travelled + one.uncertainty_m + (other.uncertainty_m or 0.0))
-            away = float(great_circle_m(one.lat, one.lon, other.lat, other.lon))
-            assert cost[row, column] == pytest.approx(max(0.0, away / reach - 1), rel=1e-9)
-
-
-def test_step_cost_of_small_places_has_a_reach_of_10_metres():
-    spots = [[replace(place(1, east, 0, 0.9), uncertainty_m=None)] for east in (0, 40)]
-    away = float(great_circle_m(spots[0][0].lat, spots[0][0].lon, spots[1][0].lat, spots[1][0].lon))
-    assert _step_cost(*spots, 0.0, Motion())[0, 0] == pytest.approx((away - 10) / 10, rel=1e-9)
+@pytest.mark.parametrize(
+    ("speed", "seconds", "radii", "reach"),
+    [
+        (20.0, 2.5, (30.0, 7.0), 87.0),
+        (20.0, 2.5, (30.0, None), 80.0),
+        (20.0, 0.0, (None, 37.0), 37.0),
+        (0.1, 1.0, (None, 5.0), 10.0),  # the reach is at least 10 m
+    ],
+)
+def test_correct_drive_takes_a_distant_place_unless_its_step_costs_more_than_its_score(speed, seconds, radii, reach):
+    """A step costs (distance - reach) / reach, where reach is speed x time + both radii."""
+    motion = Motion(top_speed=speed, left_out=1000.0)
+    first = replace(place(1, 0, 0, 0.9), uncertainty_m=radii[0])
+    far, near = (replace(place(n, east, 0, 0.9), uncertainty_m=radii[1]) for n, east in ((1, 3 * reach), (2, 0)))
+    cost = great_circle_m(first.lat, first.lon, far.lat, far.lon) / reach - 1
+    for share, chosen in ((0.999, near), (1.001, far)):
+        lower = replace(near, score=far.score - share * float(cost) / SHARPNESS)
+        answers = [Answer("first.jpg", [first]), Answer("second.jpg", [far, lower])]
+        found = correct_drive(answers, [0.0, seconds], motion)
+        assert [answer.places[0].tile_id for answer in found] == [first.tile_id, chosen.tile_id]
 
 
 def test_order_frames_of_a_video_takes_its_seconds():
@@ -239,6 +243,13 @@ def test_order_frames_of_a_video_takes_its_seconds():
         assert answers == given and seconds.tolist() == [3.0 * n for n in range(len(given))]
 
 
+def test_order_frames_of_times_with_and_without_a_time_zone_keeps_the_given_order():
+    photo = replace(frame(0), time=datetime(2024, 7, 9, 12))
+    video = replace(frame(1), time=datetime(2024, 7, 9, 9, tzinfo=UTC), video_s=0.0)
+    answers, seconds = order_frames([photo, video], 5.0)
+    assert answers == [photo, video] and seconds.tolist() == [0.0, 5.0]
+
+
 def test_order_frames_with_one_timed_frame_among_unreadable_ones_uses_its_time():
     timed = replace(frame(0), time=datetime(2024, 7, 9))
     broken = Answer("broken.jpg", error="cut off")
@@ -248,7 +259,8 @@ def test_order_frames_with_one_timed_frame_among_unreadable_ones_uses_its_time()
 
 def test_motion_defaults_are_20_metres_per_second_and_one_second():
     assert Motion() == Motion(top_speed=20.0, interval_s=1.0, left_out=4.0)
+
+
+def test_motion_cannot_be_changed():
     with pytest.raises(FrozenInstanceError):
         Motion().top_speed = 3.0
-    with pytest.raises(GenGeoError, match="interval_s of a drive must be a positive number, found inf"):
-        Motion(interval_s=float("inf"))

@@ -58,6 +58,10 @@ def test_ground_view_of_a_panorama_is_rolled_to_north(encoder):
     unknown = ground_view(encoder, panorama_canvas(encoder), photo, CameraView(fov=360.0, heading="unknown"))
     assert (unknown.stated, unknown.rolled, unknown.prior) == (0.0, 0.0, "180")
     assert (unknown.pixels.float() - view.pixels.float()).abs().max() > 20
+
+
+def test_ground_view_cannot_be_changed(ordinary):
+    view = ground_view(ordinary, None, noise((300, 200)), CameraView(fov=90.0))
     with pytest.raises(FrozenInstanceError):
         view.prior = "180"
 

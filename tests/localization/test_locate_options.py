@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import Image
 
 from gengeo_hf.common.camera import CameraView
 from gengeo_hf.common.errors import GenGeoError
@@ -10,7 +10,7 @@ from gengeo_hf.index import GeoIndex, Hit
 from gengeo_hf.localization import GeoLocalizer, Motion
 from gengeo_hf.localization.answers import Answer, Place
 from gengeo_hf.localization.confidence import Calibration
-from gengeo_hf.localization.localizer import _best_of
+from tests.localization.photo_files import save_with_position
 from tests.stubs import ListSource, StubEncoder
 
 
@@ -116,16 +116,6 @@ def test_answer_with_the_confidence_of_the_threshold_is_known(wide):
     assert nowhere.known and not nowhere.places and "the nearest is" in nowhere.notes[-1]
 
 
-def with_position(path, image, lat, lon):
-    exif = Image.Exif()
-    exif[271] = "a camera"  # PNG drops EXIF data whose first level is empty
-    gps = exif.get_ifd(ExifTags.IFD.GPSInfo)
-    for tag, value, sign in ((1, lat, "NS"), (3, lon, "EW")):
-        gps[tag], gps[tag + 1] = sign[value < 0], (abs(value), 0.0, 0.0)
-    image.save(path, exif=exif)
-    return path
-
-
 def test_locate_many_searches_each_photo_around_its_own_position(wide, tmp_path):
     index, source = wide
     lat = source.table["lat"][0].as_py()
@@ -133,7 +123,7 @@ def test_locate_many_searches_each_photo_around_its_own_position(wide, tmp_path)
     paths = [tmp_path / f"{n}.png" for n in range(3)]
     for path, position in zip(paths, at, strict=True):
         if position:
-            with_position(path, source.images[30], *position)
+            save_with_position(path, source.images[30], *position)
         else:
             source.images[30].save(path)
     localizer = GeoLocalizer(StubEncoder(), index)
@@ -156,14 +146,27 @@ def test_search_photo_gives_the_most_similar_tiles(wide, tmp_path):
     assert localizer.search_photo(tmp_path / "bad.png", CameraView(), 4) is None
 
 
+class Panoramas(StubEncoder):
+    """Encoder of a model of panoramas, which encodes a photo without a heading in eight turns."""
+
+    ground_camera = "panorama"
+    ground_vertical_fov = 90.0
+
+
 def hit(name, score):
     return Hit(name, score, 60.0, 25.0, None, "", "")
 
 
-def test_best_score_of_a_tile_over_several_headings_is_used_with_its_heading():
-    several = [([hit("a", 0.5), hit("b", 0.4)], 0.0), ([hit("b", 0.9), hit("c", 0.5), hit("a", 0.5)], 45.0)]
-    hits, headings = _best_of(several, 2)
+def test_locate_with_an_unknown_heading_takes_the_best_score_of_each_tile_and_its_heading(wide, monkeypatch):
+    turns = [[hit("a", 0.5), hit("b", 0.4)], [hit("b", 0.9), hit("c", 0.5), hit("a", 0.5)], *[[]] * 6]
+    index, _ = wide
+    monkeypatch.setattr(index, "search", lambda descriptors, *given: turns[: len(descriptors)])
+    localizer, photo = GeoLocalizer(Panoramas(), index), Image.new("RGB", (64, 16))
+    unknown = CameraView(fov=360.0, heading="unknown")
+    _, hits = localizer.search_photo(photo, unknown, 2)
     assert [(one.tile_id, one.score) for one in hits] == [("b", 0.9), ("a", 0.5)]
-    assert headings == {"b": 45.0, "a": 0.0}  # the first heading of equal scores
-    assert len(_best_of(several, 9)[0]) == 3
-    assert _best_of(several[:1], 1) == (several[0][0], {})
+    places = localizer.locate(photo, camera=unknown, merge=False).places
+    # Of equal scores, the first tile by id and the first heading are used.
+    assert [(place.tile_id, place.heading) for place in places] == [("b", 45.0), ("a", 0.0), ("c", 45.0)]
+    _, hits = localizer.search_photo(photo, CameraView(fov=360.0, heading=0.0), 1)
+    assert hits == turns[0]  # as the index returned them

@@ -48,15 +48,6 @@ def test_map_page_escapes_names_and_labels():
     assert "<script" not in map_frame(page).split(">", 1)[1]
 
 
-def test_map_page_across_the_date_line_is_continuous():
-    points = [
-        MapPoint(0, 179.9, "found", "a", 1),
-        MapPoint(0, -179.9, "truth", "b", bounds=Bounds(179.95, 0, -179.95, 1)),
-    ]
-    page = map_page([MapPhoto("p", points)])
-    assert "180.1" in page and "179.95" in page and "180.05" in page
-
-
 def test_map_page_allows_only_the_chosen_background():
     background = Background("https://tiles.example.org/{z}/{x}/{y}.png", "<b>Example</b>")
     page = map_page([], background=background)

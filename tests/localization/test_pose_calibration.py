@@ -76,20 +76,30 @@ def test_fit_pose_calibration_without_poses_raises_an_error():
         fit_pose_calibration(SimpleNamespace(pose=None), [], [], CAMERA)
 
 
-def test_pose_calibration_of_another_model_raises_an_error(tmp_path):
-    calibration = PoseCalibration("a" * 64, FusionWeights(2.0, 0.5, 9.0, 30, True, 1.5, 60), {"0.68": 1.5}, 60)
-    calibration.check_model(SimpleNamespace(fingerprint="a" * 64))
+CALIBRATION = PoseCalibration("a" * 64, FusionWeights(2.0, 0.5, 9.0, 30, True, 1.5, 60), {"0.68": 1.5}, 60)
+
+
+def test_pose_calibration_of_another_model_raises_an_error():
+    CALIBRATION.check_model(SimpleNamespace(fingerprint="a" * 64))
     with pytest.raises(GenGeoError, match="belongs to another model"):
-        calibration.check_model(SimpleNamespace(fingerprint="b" * 64))
-    calibration.save(tmp_path / "c.pose.json")
-    assert PoseCalibration.load(tmp_path / "c.pose.json") == calibration
+        CALIBRATION.check_model(SimpleNamespace(fingerprint="b" * 64))
+
+
+def test_pose_calibration_is_loaded_as_it_was_saved(tmp_path):
+    CALIBRATION.save(tmp_path / "c.pose.json")
+    found = PoseCalibration.load(tmp_path / "c.pose.json")
+    assert found == CALIBRATION
+    with pytest.raises(FrozenInstanceError):
+        found.photos = 1
+
+
+def test_load_of_a_changed_or_missing_pose_calibration_raises_an_error(tmp_path):
+    CALIBRATION.save(tmp_path / "c.pose.json")
     (tmp_path / "c.pose.json").write_text((tmp_path / "c.pose.json").read_text().replace("1.5", "1.6"))
     with pytest.raises(GenGeoError, match="is damaged or was changed"):
         PoseCalibration.load(tmp_path / "c.pose.json")
     with pytest.raises(GenGeoError, match="is not a pose calibration"):
         PoseCalibration.load(tmp_path / "none.json")
-    with pytest.raises(FrozenInstanceError):
-        calibration.photos = 1
 
 
 def test_pose_calibration_path_is_next_to_the_calibration(tmp_path):

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from gengeo_hf.common.camera import CameraView
@@ -54,9 +53,35 @@ def models(encoder, tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def photo():
     return Photo(Image.fromarray(np.random.default_rng(8).integers(0, 255, (28, 112, 3), np.uint8)))
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """Heading prior of the head and candidate headings of each call that scores poses, the outermost first."""
+    calls, scores = [], PoseHead.scores
+
+    def recorded(head, *given):
+        calls.append((head.config.heading_prior, sorted(given[-1])))
+        return scores(head, *given)
+
+    monkeypatch.setattr(PoseHead, "scores", recorded)
+    return calls
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """Shapes, tile sizes, reach and steps of each search, which finds 3 m east, 4 m south and 350 degrees."""
+    calls = []
+
+    def search_pose(encoder, panorama, tile, size_m, reach, settings):
+        calls.append((tuple(panorama.shape), tuple(tile.shape), size_m, reach, settings.moves))
+        return Poses(np.array([[3.0, -4.0]]), np.array([350.0]), np.array([5.0]), np.array([0.5]))
+
+    monkeypatch.setattr(pose_module, "search_pose", search_pose)
+    return calls
 
 
 def finder(encoder, model, **settings):
@@ -120,51 +145,61 @@ def test_heading_of_a_rolled_panorama_does_not_depend_on_its_roll(encoder, model
         ("known", 0.0, "known"),
         ("45", 0.0, "45"),
         ("180", 0.0, "180"),
-        ("none", 0.0, None),
     ],
 )
-def test_narrowest_head_that_allows_the_heading_is_used(encoder, models, photo, names, stated, used):
-    found = finder(encoder, models / names)
-    head = found._head("known" if stated == 0.0 else "180")
-    assert (None if head is None else head.config.heading_prior) == used
-    assert finder(encoder, models / names, method="search")._head("known") is None
+def test_narrowest_head_that_allows_the_heading_is_used(encoder, models, photo, scored, names, stated, used):
+    (place,), _ = refined(finder(encoder, models / names), photo, HITS[:1], heading=stated)
+    assert {prior for prior, _ in scored} == {used} and place.pose == "fitted"
 
 
-def test_finder_without_a_suitable_head_does_not_search(encoder, models, photo):
-    places, note = refined(finder(encoder, models / "known"), photo, heading="unknown")
-    assert "has no pose head pose/180, which a photo with an unknown heading needs" in note
-    assert [place.pose for place in places] == [None] * 3
-    with pytest.raises(GenGeoError, match="which a photo with a known heading needs"):
-        finder(encoder, models / "none", method="fitted")._head("known")
+@pytest.mark.parametrize(("names", "settings"), [("none", {}), ("known", {"method": "search"})])
+def test_finder_without_heads_or_with_the_method_search_uses_no_head(
+    encoder, models, photo, scored, searched, names, settings
+):
+    (place,), _ = refined(finder(encoder, models / names, **settings), photo, HITS[:1])
+    assert place.pose == "search" and len(searched) == 1 and not scored
 
 
-def test_headings_of_a_wider_head_are_limited_to_the_prior_of_the_photo(encoder):
-    def relative(prior, own, headings):
-        head = SimpleNamespace(config=SimpleNamespace(heading_prior=own, headings=headings))
-        return list(pose_module._relative_headings(head, prior))
+@pytest.mark.parametrize(
+    ("names", "settings", "heading", "missing"),
+    [
+        ("known", {}, "unknown", "no pose head pose/180, which a photo with an unknown heading needs"),
+        ("none", {"method": "fitted"}, 0.0, "no pose head pose/known, which a photo with a known heading needs"),
+    ],
+)
+def test_finder_without_a_suitable_head_does_not_search(
+    encoder, models, photo, searched, names, settings, heading, missing
+):
+    places, note = refined(finder(encoder, models / names, **settings), photo, heading=heading)
+    assert missing in note and missing in str(photo.refused)
+    assert [place.pose for place in places] == [None] * 3 and not searched
 
-    circle = [10.0 * n for n in range(36)]
-    assert relative("180", "180", circle) == circle and relative("known", "180", circle) == [0.0]
-    assert relative("45", "180", [0.0, 45.0, 45.5, 180.0, 314.5, 315.0, 359.0]) == [0.0, 45.0, 315.0, 359.0]
-    assert relative("45", "45", [-50.0, 0.0, 50.0]) == [-50.0, 0.0, 50.0]  # those of its own prior are not limited
-    assert relative("known", "45", [-40.0, -0.5, 0.0, 0.5, 40.0]) == [0.0]
 
-
-def test_candidate_headings_are_those_of_the_head_around_the_stated_heading(encoder, models, photo, monkeypatch):
-    headings, scores = [], PoseHead.scores
-
-    def recorded(self, *given):
-        headings.append(given[-1])
-        return scores(self, *given)
-
-    monkeypatch.setattr(PoseHead, "scores", recorded)
+@pytest.mark.parametrize("stated", [20.0, 350.0])
+@pytest.mark.parametrize(
+    ("own", "step", "prior", "count"),
+    [
+        ("180", 45.0, "180", 8),
+        ("180", 45.0, "45", 3),
+        ("180", 9.2, "45", 10),  # not 46 degrees
+        ("180", 45.0, "known", 1),
+        ("45", 15.0, "45", 7),
+        ("45", 0.5, "known", 1),
+    ],
+)
+def test_candidate_headings_are_those_of_the_head_within_the_prior_around_the_stated_heading(
+    encoder, photo, scored, tmp_path, own, step, prior, count, stated
+):
+    small_head(encoder, own, heading_step=step).save_pretrained(tmp_path / "pose" / own)
     half = Photo(photo.image.crop((0, 0, 56, 28)))  # not rolled
-    for stated in (20.0, 350.0):
-        headings.clear()
-        found = finder(encoder, models / "45", heading_prior="45")
-        places, _ = found.refine(half, CameraView(fov=180.0, heading=stated), HITS[:1], [merge_votes([HITS[0]], 1)])
-        assert sorted(headings[0]) == sorted((stated + gap) % 360 for gap in range(-40, 50, 10))
-        assert 0 <= places[0].heading < 360 and abs((places[0].heading - stated + 180) % 360 - 180) <= 40
+    camera, found = CameraView(fov=180.0, heading=stated), finder(encoder, tmp_path, heading_prior=prior)
+    (place,), _ = found.refine(half, camera, HITS[:1], [merge_votes([HITS[0]], 1)])
+    reach = {"known": 0, "45": 45, "180": 180}[prior]
+    relative = np.arange(0, 360, step) if own == "180" else np.arange(-45, 45.1, step)
+    expected = sorted((stated + gap) % 360 for gap in relative if abs((gap + 180) % 360 - 180) <= reach)
+    _, headings = scored[0]  # the head calls itself again for parts
+    assert len(headings) == count and headings == pytest.approx(expected, abs=1e-3)
+    assert 0 <= place.heading < 360 and abs((place.heading - stated + 180) % 360 - 180) <= reach + 1e-3
 
 
 def test_fused_heading_of_360_degrees_is_zero(encoder, models, photo):
@@ -199,28 +234,21 @@ def test_fused_places_are_not_used_for_a_heading_that_is_not_known(encoder, mode
     assert [place.tile_id for place in found] == ["t0", "t1", "t2"]
 
 
-def test_search_adds_the_stated_heading_and_the_roll(encoder, models, photo, monkeypatch):
-    calls = []
-
-    def search_pose(encoder, panorama, tile, size_m, reach, settings):
-        calls.append((tuple(panorama.shape), tuple(tile.shape), size_m, reach, settings.moves))
-        return Poses(np.array([[3.0, -4.0]]), np.array([350.0]), np.array([5.0]), np.array([0.5]))
-
-    monkeypatch.setattr(pose_module, "search_pose", search_pose)
+def test_search_adds_the_stated_heading_and_the_roll(encoder, models, photo, searched):
     found, note = refined(finder(encoder, models / "none"), photo, heading=70.0)
     assert "rough" in note and [place.pose for place in found] == ["search"] * 3
     assert {place.heading for place in found} == {60.0} and {place.uncertainty_m for place in found} == {5.0}
     for place, hit in zip(found, HITS, strict=True):
         expected = offset(hit.lat, hit.lon, 3.0, -4.0)
         assert (place.lat, place.lon) == pytest.approx((float(expected[0]), float(expected[1])), abs=1e-12)
-    assert calls[1][:2] == ((3, 28, 112), (3, 56, 42)) and calls[1][2] == pytest.approx((60.0, 48.0))
-    assert [call[3:] for call in calls] == [(0.0, 5)] * 3
+    assert searched[1][:2] == ((3, 28, 112), (3, 56, 42)) and searched[1][2] == pytest.approx((60.0, 48.0))
+    assert [call[3:] for call in searched] == [(0.0, 5)] * 3
     ordinary = PoseFinder(encoder, models / "none", None, PoseSettings(pictures=Pictures()))  # does not roll
     assert {place.heading for place in refined(ordinary, photo, heading=70.0)[0]} == {60.0}
     # A stated "unknown" also discards the heading of the file, so that nothing is added.
     compass = Photo(photo.image, PhotoMetadata(camera=CameraView(heading=80.0)))
     found, _ = refined(finder(encoder, models / "none"), compass, heading="unknown")
-    assert {place.heading for place in found} == {350.0} and calls[-1][3:] == (180.0, 7)
+    assert {place.heading for place in found} == {350.0} and searched[-1][3:] == (180.0, 7)
     part = Photo(photo.image.crop((0, 0, 56, 28)))
     _, note = finder(encoder, models / "none").refine(
         part, CameraView(fov=180.0, heading=0.0), HITS, [merge_votes([HITS[0]], 1)]
@@ -239,23 +267,20 @@ class Stored:
 
 
 def test_stored_keys_are_used_and_missing_ones_are_computed(encoder, models, photo):
-    pictures = Pictures()
-    plain = finder(encoder, models / "known", pictures=pictures)
-    head = plain._head("known")
-    with torch.inference_mode():
-        keys = plain._keys(head, HITS)
-    assert keys.shape == (3, 12, 4) and keys.dtype == torch.float32
+    pictures, head = Pictures(), PoseHead.load(models / "known", "known")
+    plain, _ = refined(finder(encoder, models / "known", pictures=pictures), photo)
     stored = Stored(head.checksum, {"t1": np.full((12, 4), 7.0, np.float16)})
     mixed = finder(encoder, models / "known", pictures=pictures, features={"known": stored})
-    with torch.inference_mode():
-        found = mixed._keys(head, HITS)
-    assert pictures.requests == [["t0", "t1", "t2"], ["t0", "t2"]] and (found[1] == 7).all()
-    torch.testing.assert_close(found[[0, 2]], keys[[0, 2]])
+    found, _ = refined(mixed, photo)
+    assert pictures.requests == [["t0", "t1", "t2"], ["t0", "t2"]]
+    probabilities, own = ([place.pose_probability for place in places] for places in (found, plain))
+    assert probabilities[::2] == pytest.approx(own[::2], rel=1e-4)
+    assert probabilities[1] != pytest.approx(own[1], rel=0.01)
     stored.head = "other"
     with pytest.raises(GenGeoError, match="belong to another pose head"):
-        mixed._keys(head, HITS)
+        refined(mixed, photo)
     with pytest.raises(GenGeoError, match="pose needs the pixels of tile 't0'"):
-        finder(encoder, models / "known", pictures=None)._keys(head, HITS)
+        refined(finder(encoder, models / "known", pictures=None), photo)
 
 
 def test_candidates_are_empty_without_a_view_a_head_or_hits(encoder, models, photo):
@@ -280,9 +305,9 @@ def opened(encoder, models, tmp_path, calibration=None, pose=True, **options):
 def test_open_finder_takes_the_pose_calibration_next_to_the_calibration(encoder, models, tmp_path):
     weights = FusionWeights(tiles=7, enabled=True)
     PoseCalibration(encoder.fingerprint, weights, {"0.68": 1.5}, 60).save(tmp_path / "c.pose.json")
-    found = opened(encoder, models, tmp_path, tmp_path / "c.json", revision="main", device="cpu")
+    found = opened(encoder, models, tmp_path, tmp_path / "c.json")
     assert found.settings.fusion == weights and found.settings.radius_factors == {"0.68": 1.5}
-    assert found._where == {"revision": "main"} and found.settings.pictures.size == (56, 42)
+    assert found.settings.pictures.size == (56, 42)
     own = FusionWeights(tiles=3)
     assert opened(encoder, models, tmp_path, tmp_path / "c.json", PoseSettings(fusion=own)).settings.fusion is own
     for calibration in (None, tmp_path / "other.json"):
@@ -291,6 +316,15 @@ def test_open_finder_takes_the_pose_calibration_next_to_the_calibration(encoder,
     PoseCalibration("0" * 64, weights, {}, 60).save(tmp_path / "c.pose.json")
     with pytest.raises(GenGeoError, match="belongs to another model"):
         opened(encoder, models, tmp_path, tmp_path / "c.json")
+
+
+def test_open_finder_loads_heads_with_the_options_of_the_hub(encoder, models, photo, tmp_path, monkeypatch):
+    loaded, load = [], PoseHead.load
+    monkeypatch.setattr(PoseHead, "load", staticmethod(lambda *given, **where: (loaded.append(where), load(*given))[1]))
+    settings = PoseSettings(pictures=Pictures())
+    where = {"revision": "main", "token": "t", "cache_dir": "cache"}
+    refined(opened(encoder, models, tmp_path, None, settings, **where, device="cpu"), photo)
+    assert loaded == [where]
 
 
 def test_open_finder_keeps_given_pictures_and_features(encoder, models, tmp_path):

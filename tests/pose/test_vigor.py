@@ -30,7 +30,7 @@ def test_true_positions_are_those_of_the_labels(folder, tiny_processor):
     assert pairs.offset_m[:, 0] == pytest.approx(2 * metres, abs=0.01)  # the camera stands to the east
     assert pairs.offset_m[:, 1] == pytest.approx(-metres, abs=0.01)
     named = PosePairs.of(load(folder), tiny_processor)
-    assert np.abs(named.offset_m - pairs.offset_m).max() > 1  # this folder's names and labels do not agree
+    assert np.abs(named.offset_m - pairs.offset_m).max() > 1  # names and labels of this data set do not agree
 
 
 def test_wrong_offset_in_a_label_names_file_and_line(folder, tmp_path):

@@ -51,7 +51,7 @@ def small(output, root, name):
 @pytest.mark.parametrize(
     "name", ["cvusa", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cvact", "vigor_same", "vigor_cross"))]
 )
-def test_train_and_evaluate_on_benchmark_folders(tmp_path, name):
+def test_train_and_evaluate_on_benchmark_directories(tmp_path, name):
     root = MAKERS[name](tmp_path / "data")
     result = train.main(small(tmp_path / "run", root, name))
     assert 0 <= result["recall@1"] <= 1

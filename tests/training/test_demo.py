@@ -81,7 +81,7 @@ def test_demo_runs_and_second_run_reuses_results(tmp_path):
 
 
 @pytest.mark.slow
-def test_demo_other_settings_in_same_folder_are_one_line(tmp_path):
+def test_demo_other_settings_in_same_directory_are_one_line(tmp_path):
     folder = tmp_path / "demo"
     assert run(folder, *SMALL).returncode == 0
     again = run(folder, *SMALL, "optimisation.learning_rate=0.01")

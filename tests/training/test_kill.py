@@ -121,7 +121,7 @@ def test_resume_after_twenty_kills_gives_same_bits(config, tmp_path):
     expected = outcome(tmp_path / "whole")
     for number in range(1, runs + 1):
         assert_same_bits(outcome(tmp_path / f"broken-{number}"), expected)
-        assert not list((tmp_path / f"broken-{number}").glob(".*")), "half-written folders were left behind"
+        assert not list((tmp_path / f"broken-{number}").glob(".*")), "half-written directories were left behind"
 
 
 def test_save_on_full_disk_skips_checkpoint_and_run_continues(config, tmp_path, monkeypatch, capsys):

@@ -218,10 +218,10 @@ class CityFiles:
     def __init__(self, root: Path, home: Path, city: str, samples: Sequence[str]) -> None:
         self._names: dict[str, set[str]] = {}
         self._ways: dict[str, Callable[[PurePosixPath], Path]] = {
-            "relative to the folder of the data set": lambda path: root / path,
+            "relative to the directory of the data set": lambda path: root / path,
             f"relative to {city}/": lambda path: root / city / path,
             f"relative to {city}/{city}/": lambda path: root / city / city / path,
-            "relative to the folder above the list": lambda path: home.parent / path,
+            "relative to the directory above the list": lambda path: home.parent / path,
             "last two parts, relative to the list": lambda path: home / Path(*path.parts[-2:]),
         }
         hits = {way: sum(bool(self._found(way, text)) for text in samples) for way in self._ways}
@@ -251,7 +251,7 @@ def check(root: str | Path) -> Report:
     report = Report("cvcities", root)
     there = [city for city in PAIRS if _list_of(root, city)]
     if not there:
-        raise GenGeoError(f"{root} holds no <city>/{LIST} of CV-Cities: give the folder that holds the cities")
+        raise GenGeoError(f"{root} holds no <city>/{LIST} of CV-Cities: give the directory that holds the cities")
     report.warn("rights", RIGHTS)
     absent = [city for city in PAIRS if city not in there]
     report.add("cities", f"{', '.join(there)}" + (f"; not there: {', '.join(absent)}" if absent else ""))

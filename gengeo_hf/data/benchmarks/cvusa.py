@@ -240,7 +240,7 @@ def _list_path(home: Path, which: str) -> Path:
 
 
 def _present(home: Path, aerial: list[str], ground: list[str], known: dict[str, set[str]] | None = None) -> np.ndarray:
-    """Whether both images of each pair exist: bool (N,). Each folder is listed once."""
+    """Whether both images of each pair exist: bool (N,). Each directory is listed once."""
     listed = dict(known or {})
 
     def exists(path: str) -> bool:

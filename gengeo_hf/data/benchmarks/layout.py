@@ -27,11 +27,11 @@ def existing_folder(root: str | Path, inner: Sequence[str], proof: Sequence[str]
     """
     root = Path(root)
     if not root.is_dir():
-        raise GenGeoError(f"there is no folder {root}")
+        raise GenGeoError(f"there is no directory {root}")
     for folder in (root, *(root / name for name in inner)):
         if any((folder / path).exists() for path in proof):
             return folder
-    raise GenGeoError(f"{root} holds none of {', '.join(proof)}: give the folder that directly contains one of them")
+    raise GenGeoError(f"{root} holds none of {', '.join(proof)}: give the directory that holds one of them")
 
 
 def first_file(root: Path, paths: Sequence[str]) -> Path | None:

@@ -97,7 +97,7 @@ def find_environments(root: str | Path) -> dict[str, tuple[Path, Path]]:
         return both
     archives = sorted(path.name for home in homes.values() for path in home.rglob("*.tar*"))
     if archives:
-        raise GenGeoError(f"{root}: unpack the archives first, for example {archives[0]}, each in its own folder")
+        raise GenGeoError(f"{root}: unpack the archives first, for example {archives[0]}, each in its own directory")
     return {root.name: (homes["ground"], homes["aerial"])}  # one environment without directories of its own
 
 
@@ -146,7 +146,7 @@ def check(root: str | Path) -> Report:
 def _home(root: Path, names: Sequence[str]) -> Path:
     found = next((root / name for name in names if (root / name).is_dir()), None)
     if found is None:
-        raise GenGeoError(f"{root} has no folder {names[0]!r}: give the folder that holds panoramas and satellite")
+        raise GenGeoError(f"there is no {names[0]!r} in {root}: give the directory that holds panoramas and satellite")
     return found
 
 

@@ -117,7 +117,7 @@ def _folder(home: Path, which: str, view: str) -> Path:
 def _find_images(folder: Path) -> list[Path]:
     """Images of all buildings, in the order of their paths."""
     if not folder.is_dir():
-        raise GenGeoError(f"there is no folder {folder}")
+        raise GenGeoError(f"there is no directory {folder}")
     found = [
         Path(inner) / name for inner, _, names in os.walk(folder) for name in names if name.lower().endswith(IMAGES)
     ]
