@@ -60,6 +60,18 @@ class ListSource:
         return None if row in self.empty else self.images[row]
 
 
+def encode_shards(monkeypatch, source, path):
+    """Encode all shards of a build, and interrupt it before they are assembled to an index."""
+    from gengeo_hf.index import build
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(build, "read_states", interrupt)
+        build.build_index(StubEncoder(), source, path)
+
+
 @pytest.fixture
 def encoder():
     return StubEncoder()

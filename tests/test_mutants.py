@@ -104,8 +104,8 @@ def test_run_counts_killed_and_equivalent_mutants(tree, tmp_path, monkeypatch, c
     name = "gengeo_hf/index/shares.py: def share(rows: int = 0, *, strict: bool = True) -> float: [0 -> 1]"
     (tmp_path / "equivalents.json").write_text(f'{{"{name}": "no caller leaves it out"}}')
     monkeypatch.setattr(mutants, "EQUIVALENT", tmp_path / "equivalents.json")
-    words = ["--only", "index", "--count", "10", "--jobs", "1", "--goal", "0.5", "--out", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", ["mutants.py", *words])
+    options = ["--only", "index", "--count", "10", "--jobs", "1", "--goal", "0.5", "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["mutants.py", *options])
     mutants.main()
     report = capsys.readouterr().out
     assert "8 killed" in report and f"equivalent: {name}: no caller leaves it out" in report

@@ -72,7 +72,7 @@ def test_encoder_options_are_those_that_are_not_defaults(width, preprocessing, o
     assert encoder_options(new_manifest(8, Model("0" * 64, truncate_dim=width), preprocessing)) == options
 
 
-def test_adaptation_of_an_index_without_means_is_only_the_mirror_image():
+def test_adaptation_of_a_manifest_has_its_flip_and_means():
     means = Means([1.0, 2.0], [3.0, 4.0], images=7)
     for flip in (False, True):
         plain = adaptation_of(new_manifest(2, Model("0" * 64, flip=flip), {}))

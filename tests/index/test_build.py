@@ -137,13 +137,21 @@ def test_build_again_has_nothing_to_do(encoder, source, tmp_path):
     index = GeoIndex.build(encoder, source, tmp_path / "idx")
     report = build_index(encoder, source, tmp_path / "idx")
     assert report.was_complete and report.no_data == 0 and "nothing to do" in str(report) and encoder.encoded == 12
-    with pytest.raises(GenGeoError, match="--add to add to it, --overwrite"):
-        build_index(encoder, ListSource(name="other"), tmp_path / "idx")
     build_index(encoder, source, tmp_path / "idx", overwrite=True)
     assert encoder.encoded == 24
     index.reload().remove(["noise-0"])
     with pytest.raises(GenGeoError, match="--overwrite"):  # it would bring the removed tile back
         build_index(encoder, source, tmp_path / "idx")
+
+
+def test_build_of_other_imagery_or_another_model_needs_overwrite_or_add(tmp_path):
+    build_index(StubEncoder(), ListSource(3), tmp_path / "idx")
+    with pytest.raises(GenGeoError, match="--add to add to it, --overwrite"):
+        build_index(StubEncoder(), ListSource(4, "other"), tmp_path / "idx")
+    assert build_index(StubEncoder(), ListSource(4, "other"), tmp_path / "idx", add=True).tiles == 7
+    with pytest.raises(GenGeoError, match="another model"):
+        build_index(StubEncoder("other"), ListSource(2, "x"), tmp_path / "idx", add=True)
+    assert build_index(StubEncoder("other"), ListSource(2, "x"), tmp_path / "idx", overwrite=True).tiles == 2
 
 
 def test_edit_through_a_link_changes_the_index_and_keeps_its_modes(encoder, source, tmp_path):

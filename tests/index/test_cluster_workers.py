@@ -35,11 +35,13 @@ class Ray:
         return [{"Alive": not machine.get("dead"), "Resources": machine} for machine in self.machines]
 
     def remote(self, kind):
+        def task(worker, method):
+            return SimpleNamespace(remote=lambda *arguments: (next(NUMBERS), worker, method, arguments))
+
         def start():
             self.actors += 1
             worker = kind()
-            task = lambda method: SimpleNamespace(remote=lambda *arguments: (next(NUMBERS), worker, method, arguments))  # noqa: E731
-            return SimpleNamespace(open=task("open"), build=task("build"))
+            return SimpleNamespace(open=task(worker, "open"), build=task(worker, "build"))
 
         def options(**given):
             self.options_of_actors = given
@@ -153,25 +155,31 @@ def test_build_on_ray_of_four_parts_equals_one_build(connect, tmp_path, capfd):
     assert other.tiles == 38 and GeoIndex.load(path).manifest.model.fingerprint == StubEncoder("b").fingerprint
 
 
-@pytest.mark.parametrize(("losses", "is_built"), [(3, True), (4, False)])
-def test_part_is_lost_at_most_four_times(connect, tmp_path, losses, is_built):
-    lost, notes = [], []
+def losing_part_2(times):
+    """Return a function that loses the worker of part 2 some times."""
+    lost = []
 
     def lose(method, *arguments):
-        if method == "build" and arguments[1] == 2 and len(lost) < losses:
+        if method == "build" and arguments[1] == 2 and len(lost) < times:
             lost.append(arguments)
             return "\n  out of memory \nmore"
         return None
 
-    ray, path = connect(Ray(lose=lose)), tmp_path / "x.gengeo"
-    if is_built:
-        assert build_on_ray(opener, path, "noise", workers=2, note=notes.append).tiles == 38
-        text = "part 2 of 4 was lost (LostError: out of memory); it is assigned to another worker"
-        assert notes[1:] == [text] * 3 and ray.actors == 2 + 3
-        return
+    return lose
+
+
+def test_part_that_is_lost_three_times_is_assigned_to_other_workers(connect, tmp_path):
+    ray, notes = connect(Ray(lose=losing_part_2(3))), []
+    assert build_on_ray(opener, tmp_path / "x.gengeo", "noise", workers=2, note=notes.append).tiles == 38
+    text = "part 2 of 4 was lost (LostError: out of memory); it is assigned to another worker"
+    assert notes[1:] == [text] * 3 and ray.actors == 2 + 3
+
+
+def test_part_that_is_lost_four_times_raises_an_error_and_finished_parts_are_kept(connect, tmp_path):
+    path, notes = tmp_path / "x.gengeo", []
+    connect(Ray(lose=losing_part_2(4)))
     with pytest.raises(GenGeoError, match="part 2 of 4 was lost 4 times, last: LostError: out of memory"):
-        build_on_ray(opener, path, "noise", workers=2, note=notes.append)
-    notes.clear()
+        build_on_ray(opener, path, "noise", workers=2)
     ray = connect(Ray())
     report = build_on_ray(opener, path, "noise", workers=1, note=notes.append)
     assert notes[1] == "3 of 4 parts are already finished"

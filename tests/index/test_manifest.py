@@ -45,31 +45,41 @@ def manifest():
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "message"),
     [
-        lambda m: FileRecord(-1, HASH),
-        lambda m: FileRecord(1, "0" * 63),
-        lambda m: Scan("kind", ["scan-0.faiss"], 0, 9, 1.0, 1.0),
-        lambda m: Scan("kind", [], 5, 9, 1.0, 1.0),
-        lambda m: tombstones(0),
-        lambda m: Contents([1.0, 2.0, 3.0]),
-        lambda m: segment(tombstones=tombstones(5)),
-        lambda m: segment(scan=Scan("kind", ["scan-0.faiss"], 5, 9, 1.0, 1.0)),  # a file that is not listed
-        lambda m: LeftOut({}, "left_out-2.parquet", -1, HASH),
-        lambda m: Shard(-1, 2, "key"),
-        lambda m: Shard(2, 2, "key"),
-        lambda m: replace(m, dim=0),
-        lambda m: replace(m, dim=1_000_001),
-        lambda m: replace(m, segments=[segment(), segment()]),
-        lambda m: replace(m, bounds=[1.0, 2.0, 3.0, 4.0, 5.0]),
-        lambda m: replace(m, means=Means([1.0, 2.0], [1.0])),
-        lambda m: replace(m, means=Means([1.0], [1.0, 2.0])),
-        lambda m: replace(m, means=Means([1.0], [1.0])),
+        (lambda: FileRecord(-1, HASH), "bytes is -1"),
+        (lambda: FileRecord(1, "0" * 63), "sha256 needs 64 hexadecimal digits"),
+        (lambda: Scan("kind", ["scan-0.faiss"], 0, 9, 1.0, 1.0), "1 files, depth 0"),
+        (lambda: Scan("kind", [], 5, 9, 1.0, 1.0), "0 files, depth 5"),
+        (lambda: tombstones(0), "0 removed tiles"),
+        (lambda: Contents([1.0, 2.0, 3.0]), "bounds needs four numbers"),
+        (lambda: segment(tombstones=tombstones(5)), "5 tiles, 5 of them removed"),
+        (lambda: segment(scan=Scan("kind", ["scan-0.faiss"], 5, 9, 1.0, 1.0)), r"files lacks scan-0\.faiss"),
+        (lambda: LeftOut({}, "left_out-2.parquet", -1, HASH), "bytes is -1"),
+        (lambda: Shard(-1, 2, "key"), "shard -1 of 2"),
+        (lambda: Shard(2, 2, "key"), "shard 2 of 2"),
     ],
 )
-def test_manifest_with_a_value_out_of_range_raises_an_error(manifest, make):
-    with pytest.raises(ValueError, match=r"is|needs|tiles|files|lacks|shard|means|digits"):
-        make(manifest)
+def test_record_with_a_value_out_of_range_raises_an_error(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dim": 0}, "dim is 0"),
+        ({"dim": 1_000_001}, "dim is 1000001"),
+        ({"segments": [segment(), segment()]}, "a segment is listed twice"),
+        ({"bounds": [1.0, 2.0, 3.0, 4.0, 5.0]}, "bounds needs four numbers"),
+        ({"means": Means([1.0, 2.0], [1.0])}, "means need 2 values"),
+        ({"means": Means([1.0], [1.0, 2.0])}, "means need 2 values"),
+        ({"means": Means([1.0], [1.0])}, "means need 2 values"),
+    ],
+)
+def test_manifest_with_a_value_out_of_range_raises_an_error(manifest, changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(manifest, **changes)
 
 
 def test_manifest_with_values_at_their_limits_is_accepted(manifest):

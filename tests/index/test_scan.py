@@ -114,17 +114,30 @@ def test_scan_of_few_tiles_prints_nothing(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_balanced_gives_groups_similar_products_of_variances():
-    """Base-two logarithms 6 to 0, each to the group with the smaller sum: 6+3+2+1 and 5+4+2+0."""
-    variances = 2.0 ** np.array([2, 6, 5, 1, 4, 3, 0, 2])
-    assert scan._balanced(variances, 2).tolist() == [2, 0, 4, 3, 5, 1, 7, 6]
-    assert scan._balanced(variances / 1e6, 2).tolist() == [2, 0, 4, 3, 5, 1, 7, 6]
+def tiles_with_variances(variances):
+    """Two tiles on each axis with a variance, on both sides of the origin, so that the axes are the principal ones."""
+    deviations = np.diag(np.sqrt(variances))[variances > 0]
+    return np.concatenate([deviations, -deviations]).astype(np.float16)
 
 
-def test_balanced_takes_a_billionth_of_the_largest_variance_for_smaller_ones():
-    """Logarithms to base ten above the floor: 9, 0, 0, 4, 4, 4; groups of 9+0+0 and 4+4+4."""
-    variances = 16 * np.array([1.0, 0.0, 1e-12, 1e-5, 1e-5, 1e-5])
-    assert scan._balanced(variances, 2).tolist() == [0, 1, 2, 4, 5, 6]
+def axes_of_groups(vectors):
+    """Axes of each group of four dimensions of a structure that is built of these tiles."""
+    matrix = contents(build_scan(vectors)[0])[0]
+    shares = (matrix[: -(-vectors.shape[1] // 4) * 4] ** 2).reshape(-1, 4, vectors.shape[1]).sum(axis=1)
+    return [np.flatnonzero(share > 0.99).tolist() for share in shares]
+
+
+@pytest.mark.parametrize("unit", [1.0, 2.0**-14])
+def test_scan_groups_have_similar_products_of_variances(unit):
+    """Base-two logarithms 0 to 14, each to the group with the smaller sum: 14 + 8 + 6 + 0 and 12 + 10 + 4 + 2."""
+    logarithms = np.array([4, 12, 10, 0, 8, 6, 2, 14])
+    assert axes_of_groups(tiles_with_variances(unit * 2.0**logarithms)) == [[3, 4, 5, 7], [0, 1, 2, 6]]
+
+
+def test_scan_groups_take_a_billionth_of_the_largest_variance_for_smaller_ones():
+    """Logarithms to base ten above the floor: 9, 0, 0, 4, 4, 4; groups of 9 + 0 + 0 and 4 + 4 + 4."""
+    variances = 16 * np.array([1.0, 0.0, 0.0, 1e-5, 1e-5, 1e-5])
+    assert axes_of_groups(tiles_with_variances(variances)) == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_measure_depth_of_a_small_gallery_is_32():
@@ -150,50 +163,63 @@ def test_measure_depth_states_the_recall_of_the_first_and_of_the_ten_best(monkey
     assert measured["recall_at_10"] == pytest.approx(np.mean(shares)) != 1
 
 
-def test_measure_depth_grows_by_a_twentieth_until_searches_reach_the_recall(monkeypatch):
-    for name, value in (("SEGMENT_DEPTH", 10), ("WANTED_RECALL", 0.9), ("_smallest_depth", lambda ranks: 20)):
-        monkeypatch.setattr(scan, name, value)
-    vectors = gallery(400)
-    made, queries = build_scan(vectors), sample_queries(vectors, 60)
-    exact = np.argsort(-(queries @ vectors.astype(np.float32).T), axis=1)[:, :10]
+class RankedScan:
+    """A structure of unit vectors that returns the best rows in their order, except the tenth best of some queries.
 
-    def bound(depth):
-        found = Searcher([Part(vectors, scan=made, depth=depth)], least_depth=10).search(queries, 10)[1]
-        recall = [len({*one} & {*other}) / 10 for one, other in zip(found.tolist(), exact.tolist(), strict=True)]
-        return np.mean(recall) - 1.96 * np.std(recall) / 60**0.5
+    Args:
+        vectors: Tiles, float16 (tiles, dim).
+        rank: Function of the number of requested rows that returns the rank of the tenth best tile.
+        queries: Queries for which the tenth best tile has this rank, float32 (queries, dim).
+    """
 
-    steps = [20, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 44, 47, 50, 53, 56, 59, 62, 66, 70, 74, 78, 82, 87, 92]
-    expected = next(depth for depth in steps if bound(depth) >= 0.9)
-    assert 23 < expected == measure_depth(vectors, made, samples=60)["depth"]
+    def __init__(self, vectors, rank, queries):
+        self.vectors, self.rank, self.ntotal = vectors.astype(np.float32), rank, len(vectors)
+        self.changed = {query.tobytes() for query in queries}
+
+    def search(self, queries, count):
+        found = []
+        for query in queries:
+            order = np.argsort(-(self.vectors @ query)).tolist()
+            if query.tobytes() in self.changed:
+                order.insert(self.rank(count), order.pop(9))
+            found.append(order[:count])
+        return np.tile(np.arange(count, 0, -1, dtype=np.float32), (len(queries), 1)), np.array(found)
 
 
-def ranks(queries, missed, rank):
-    """Ranks of which one in ten is `rank` for some queries, all others 0."""
-    found = np.zeros((queries, 10), np.int64)
-    found[:missed, 9] = rank
-    return found
+@pytest.fixture
+def depth_with(monkeypatch):
+    """Measure the depth of a gallery of 1000 tiles, which is at most 100, with a given rank for some of the queries."""
+    monkeypatch.setattr(scan, "MOST_DEPTH", 100)
+
+    def measure(queries, missed, rank):
+        vectors = gallery(1000)
+        some = sample_queries(vectors, queries)[:missed]
+        ranked = RankedScan(vectors, rank if callable(rank) else lambda count: rank, some)
+        return measure_depth(vectors, [ranked], samples=queries)["depth"]
+
+    return measure
 
 
-def test_smallest_depth_holds_the_worst_rank_that_the_recall_needs():
-    assert [scan._smallest_depth(ranks(100, 100, rank)) for rank in (0, 31, 32, 499, 16_383, 99_999)] == [
-        32,
-        32,
-        33,
-        500,
-        16_384,
-        16_384,
-    ]
+@pytest.mark.parametrize(("rank", "depth"), [(9, 32), (31, 32), (32, 33), (49, 50), (98, 99), (99, 100), (999, 100)])
+def test_measure_depth_holds_the_worst_rank_that_the_recall_needs(depth_with, rank, depth):
+    assert depth_with(20, 20, rank) == depth
 
 
 @pytest.mark.parametrize(("queries", "missed", "is_enough"), [(1000, 50, True), (100, 5, False), (1000, 58, False)])
-def test_smallest_depth_needs_the_lower_bound_of_the_interval(queries, missed, is_enough):
+def test_measure_depth_needs_the_lower_bound_of_the_interval(depth_with, queries, missed, is_enough):
     """5 % of queries with recall 0.9: mean 0.995, deviation 0.0218; the bound is 0.9936 of 1000 and 0.9907 of 100."""
-    assert scan._smallest_depth(ranks(queries, missed, 99_999)) == (32 if is_enough else 16_384)
+    assert depth_with(queries, missed, 999) == (32 if is_enough else 100)
 
 
-def test_smallest_depth_accepts_a_bound_that_equals_the_wanted_recall(monkeypatch):
+def test_measure_depth_with_a_bound_that_equals_the_wanted_recall_is_enough(depth_with, monkeypatch):
     monkeypatch.setattr(scan, "WANTED_RECALL", 1.0)
-    assert scan._smallest_depth(ranks(50, 0, 0)) == 32
+    assert depth_with(20, 0, 9) == 32
+
+
+@pytest.mark.parametrize(("rank", "depth"), [(41, 44), (43, 44), (44, 47), (999, 100)])
+def test_measure_depth_grows_by_a_twentieth_until_searches_reach_the_recall(depth_with, rank, depth):
+    """The measurement has rank 40, searches for fewer rows have another rank. The depths are 41, 44, 47 and so on."""
+    assert depth_with(20, 20, lambda count: 40 if count == 100 else rank) == depth
 
 
 def test_sample_queries_have_the_covariance_of_the_gallery():

@@ -17,15 +17,14 @@ from tests.index.test_search import gallery as unit_vectors
 
 @pytest.fixture
 def requests(monkeypatch):
-    """(Number of rows of the structure, number of requested rows, name of the thread) of each scan."""
-    found = []
+    """(Number of rows of the structure, number of requested rows, name of the thread) of each scan of FAISS."""
+    found, scan = [], faiss.IndexPreTransform.search
 
-    class Recorded(search._Scan):
-        def candidates(self, queries, count):
-            found.append((self.index.ntotal, count, threading.current_thread().name))
-            return super().candidates(queries, count)
+    def recorded(self, queries, count):
+        found.append((self.ntotal, count, threading.current_thread().name))
+        return scan(self, queries, count)
 
-    monkeypatch.setattr(search, "_Scan", Recorded)
+    monkeypatch.setattr(faiss.IndexPreTransform, "search", recorded)
     return found
 
 
@@ -74,10 +73,17 @@ def test_whole_depth_is_the_root_of_the_sum_of_squares_within_320_and_16384():
 
 
 @pytest.mark.parametrize(("count", "bytes_per_tile"), [(20_000, 4 * 2), (20_001, 2 * 2)])
-def test_exact_structure_of_more_than_20000_tiles_takes_half_the_memory(count, bytes_per_tile):
-    index, numbers = Searcher([Part(np.full((count, 2), 0.5, np.float16))])._exact_index()
-    assert index.sa_code_size() == bytes_per_tile and index.ntotal == len(numbers) == count
-    assert not needs_scan(count, count)
+def test_exact_search_of_more_than_20000_tiles_takes_half_the_memory(monkeypatch, count, bytes_per_tile):
+    searched = []
+    for kind in (faiss.IndexFlatIP, faiss.IndexScalarQuantizer):
+
+        def recorded(self, queries, k, exact=kind.search):
+            searched.append((self.ntotal, self.sa_code_size()))
+            return exact(self, queries, k)
+
+        monkeypatch.setattr(kind, "search", recorded)
+    Searcher([Part(np.full((count, 2), 0.5, np.float16))]).search(np.full((1, 2), 0.5, np.float32), 1)
+    assert searched == [(count, bytes_per_tile)] and not needs_scan(count, count)
 
 
 def test_search_without_queries_or_tiles_has_no_columns():
@@ -154,6 +160,7 @@ def test_ranked_candidates_of_removed_rows_are_requested_again_in_double_numbers
     query = gallery()[:1].astype(np.float32)
     best = learned(0, 1000).search(query, 400)[1][0]
     parts = scanned((1000,), dead=best)
+    requests.clear()
     rows = Searcher(parts).ranked_candidates(query, 63)
     assert [count for _, count, _ in requests] == [132, 264, 528]
     assert rows.shape == (1, 63) and not np.isin(rows, best).any()

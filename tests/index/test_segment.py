@@ -48,9 +48,8 @@ def test_write_segment_without_allocation_writes_no_more_bytes_than_needed(tmp_p
     """Zeros are written in blocks of 16 MiB."""
     monkeypatch.delattr(os, "posix_fallocate", raising=False)
     dim = 9_000_000
-    order = np.array([0])
-    segment._write_descriptors(tmp_path / "d.npy", [np.ones((1, dim), np.float16)], order, dim)
-    assert (tmp_path / "d.npy").stat().st_size == 128 + 2 * dim
+    record = write_segment(tmp_path, rows(1, dim), dim)
+    assert (tmp_path / record.name / "descriptors.npy").stat().st_size == 128 + 2 * dim
 
 
 @pytest.mark.parametrize("count", [6, 8])

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from gengeo_hf.learning import symmetric_info_nce
-from gengeo_hf.learning.loss import clamp_scale
+from gengeo_hf.learning.loss import MAX_SCALE, clamp_scale
 
 
 def unit(rows, dim, seed):
@@ -133,3 +133,20 @@ def test_clamp_scale_bounds_the_parameter_at_ln_100():
         scale = torch.nn.Parameter(torch.tensor(value))
         clamp_scale(scale)
         assert scale.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("start", [100.0, 121.5, 99.0])
+def test_clamp_scale_temperature_at_bound_can_decrease(start):
+    """With random descriptors the scale must decrease from any initial value."""
+    generator = torch.Generator().manual_seed(0)
+    ground, aerial = (F.normalize(torch.randn(16, 8, generator=generator)) for _ in range(2))
+    scale = torch.nn.Parameter(torch.tensor(start).log())
+    clamp_scale(scale)
+    optimizer = torch.optim.AdamW([scale], lr=0.01, weight_decay=0)
+    for _ in range(50):
+        optimizer.zero_grad()
+        symmetric_info_nce(ground, aerial, scale).backward()
+        optimizer.step()
+        clamp_scale(scale)
+        assert scale.exp() <= MAX_SCALE * (1 + 1e-6)
+    assert scale.exp() < 70

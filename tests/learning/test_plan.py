@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gengeo_hf.common.geo import arc_m, to_unit_vectors
+from gengeo_hf.common.geo import EARTH_RADIUS_M
 from gengeo_hf.learning import Pairs, Rules, plan_epoch
 
 
@@ -190,14 +190,10 @@ def test_rules_defaults_are_those_of_the_papers():
 
 
 def test_plan_distance_equal_to_the_minimum_is_allowed():
-    lat_lon = np.array([[60.0, 24.0], [60.0, 24.002], [60.003, 24.0]])
-    xyz = to_unit_vectors(*lat_lon.T)
-    metres = float(arc_m(np.linalg.norm(xyz[:1] - xyz[1], axis=1).min()))
-    assert 100 < metres < 120
-    pairs = Pairs(np.arange(3), None, lat_lon)
-    assert plan_in_order(pairs, [], Rules(2, min_negative_distance_m=metres)).batches.tolist() == [[0, 1]]
-    further = Rules(2, min_negative_distance_m=np.nextafter(metres, 200))
-    assert plan_in_order(pairs, [], further).batches.tolist() == [[0, 2]]
+    """The distance of the poles, half of the circumference, is exact in floating point numbers."""
+    pairs, half = Pairs(np.arange(2), None, np.array([[90.0, 0.0], [-90.0, 0.0]])), np.pi * EARTH_RADIUS_M
+    assert plan_in_order(pairs, [], Rules(2, min_negative_distance_m=half)).batches.tolist() == [[0, 1]]
+    assert not len(plan_in_order(pairs, [], Rules(2, min_negative_distance_m=half + 0.01)).batches)
 
 
 def test_plan_of_exactly_one_batch_and_tables_without_neighbours():

@@ -207,9 +207,21 @@ def test_loss_of_both_views_is_mean_over_prefix_widths(dims):
         model(torch.randn(3, 3, 28, 112), aerial_pixel_values=torch.randn(2, 3, 56, 56))
 
 
-def test_token_mlp_drops_hidden_values_only_in_training_and_with_a_probability():
-    assert isinstance(token_mlp(4, 6, 2, 0)[1], torch.nn.Identity)
-    assert token_mlp(4, 6, 2, 0.3)[1].p == 0.3
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_token_mlp_drops_hidden_values_in_training_with_a_probability(dropout):
+    """The outputs of one hidden value: the bias for a dropped value, and larger ones for others."""
+    torch.manual_seed(0)
+    mlp = token_mlp(1, 1, 1, dropout)
+    for parameter in mlp.parameters():
+        torch.nn.init.ones_(parameter)
+    tokens = torch.ones(20_000, 1)
+    assert (mlp.eval()(tokens) == 3).all()
+    found = mlp.train()(tokens)
+    assert (found == 1).float().mean().item() == pytest.approx(dropout, abs=0.02)
+    torch.testing.assert_close(found[found > 1], torch.full_like(found[found > 1], 1 + 2 / (1 - dropout)))
+
+
+def test_salad_drops_hidden_values_only_in_training():
     torch.manual_seed(0)
     model, pixels = build("salad"), torch.randn(2, 3, 28, 112)
     assert torch.equal(model(pixels).pooler_output, model(pixels).pooler_output)

@@ -7,9 +7,9 @@ from transformers import AutoConfig
 
 from gengeo_hf.model import GenGeoConfig
 from tests.conftest import TINY
+from tests.model.test_rivals import DEIT
 
 DINO = TINY["backbone_config"]
-DEIT = {"model_type": "deit", "hidden_size": 32, "num_attention_heads": 2, "image_size": 64, "patch_size": 16}
 DINOV3 = {"model_type": "dinov3_vit", "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
 REGISTERS = {**DINO, "model_type": "dinov2_with_registers"}
 CONVNEXT = {"backbone_config": {"model_type": "convnext"}, "trainable_blocks": None}

@@ -11,15 +11,12 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.encoder import Encoder
 from gengeo_hf.learning import HardNegativeBatchSampler, Pairs
 from gengeo_hf.training import batches
-from gengeo_hf.training.settings import Settings
 from tests.training.random_pairs import random_pairs
+from tests.training.settings_with import settings_with
 
 
 def sampling(**values):
-    settings = Settings(output="unused")
-    for name, value in values.items():
-        setattr(settings.sampling, name, value)
-    return settings
+    return settings_with(**{f"sampling__{name}": value for name, value in values.items()})
 
 
 def several_photos(count=6):
@@ -245,3 +242,64 @@ def test_encode_training_pairs_replaces_broken_images(tiny_model, tiny_processor
     ground, aerial, own = batches.encode_training_pairs(sampling(), data, pairs, Accelerator(cpu=True), encoder)
     assert ground.shape == aerial.shape == (3, 24) and own.tolist() == [0, 1, 2]
     assert np.isfinite(ground).all() and np.isfinite(aerial).all()
+
+
+def test_coverage_mask_equals_slow_count():
+    rng = np.random.default_rng(0)
+    tiles, semi = rng.integers(0, 12, 30), rng.integers(-1, 12, (30, 3))
+    rows = rng.permutation(30)[:10]
+    mask = batches.coverage_mask(Pairs(tiles, semi), rows)
+    for i, photo in enumerate(rows):
+        for j, other in enumerate(rows):
+            assert mask[i, j] == (tiles[other] == tiles[photo] or tiles[other] in semi[photo])
+
+
+def test_table_shares_divide_geographic_and_visual():
+    names = dict.fromkeys(("geographic", "visual", "visual_reverse"))
+    settings = sampling(geographic_share=0.2)
+    assert batches.table_shares(settings, {"geographic": None}) == [1.0]
+    assert batches.table_shares(settings, {"visual": None}) == [1.0]
+    assert batches.table_shares(settings, names) == pytest.approx([0.2, 0.4, 0.4])
+    assert batches.table_shares(settings, {}) == []
+
+
+def test_last_photo_of_a_tile_shares_row():
+    table = np.arange(8).reshape(4, 2)
+    assert batches.last_photo_of_a_tile(Pairs(np.array([0, 1, 0, 1])), table).tolist() == [
+        [4, 5],
+        [6, 7],
+        [4, 5],
+        [6, 7],
+    ]
+
+
+def test_batch_rules_too_few_tiles_are_refused():
+    settings = sampling(batch_size=4, min_negative_distance_m=10.0)
+    with pytest.raises(GenGeoError, match="5 training pairs of 3 tiles cannot fill a batch of 4"):
+        batches.batch_rules(settings, Pairs(np.array([0, 0, 1, 2, 2])))
+    with pytest.raises(GenGeoError, match="needs the position"):
+        batches.batch_rules(settings, Pairs(np.arange(4)))
+    assert batches.batch_rules(settings, Pairs(np.arange(4), lat_lon=np.zeros((4, 2)))).batch_size == 4
+
+
+def test_geographic_table_uses_positions_of_photos():
+    data = random_pairs(5)  # positions 0..4 in a row, 0.001 degrees apart
+    gallery = data.gallery.map(lambda _: {"lat": None, "lon": None}, features=data.gallery.features)
+    data = dataclasses.replace(data, gallery=gallery)
+    table = batches.geographic_table(data, batches.training_pairs(data), 2, legacy_degrees=False)
+    assert [set(row) for row in table.tolist()] == [{1, 2}, {0, 2}, {1, 3}, {2, 4}, {2, 3}]
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_neighbour_tables_without_positions_print_note(lost, capsys):
+    data = random_pairs(6)
+    nowhere = {"lat": None, "lon": None}
+    queries = data.queries.map(lambda _: nowhere, features=data.queries.features)
+    gallery = data.gallery.map(lambda _, row: nowhere if row in (1, 4) and lost else {}, with_indices=True)
+    data = dataclasses.replace(data, queries=queries, gallery=gallery.cast(data.gallery.features))
+    tables = {}
+    batches.neighbour_tables(
+        sampling(pool=2), 1, data, batches.training_pairs(data), tables, Accelerator(cpu=True), None
+    )
+    assert list(tables) == ([] if lost else ["geographic"])
+    assert ("2 training tiles and their photos have no position" in capsys.readouterr().out) == lost

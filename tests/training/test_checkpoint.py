@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from gengeo_hf.common import files
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.training import checkpoint
 from gengeo_hf.training.checkpoint import Progress
-from gengeo_hf.training.settings import Settings, as_dict
+from gengeo_hf.training.settings import as_dict
+from tests.training.settings_with import settings_with
 
 IDS = (["photo-a", "photo-b", "photo-c"], ["tile-0", "tile-1", "tile-2", "tile-3"])
 TABLE = np.array([[0, 3], [1, -1], [2, 0]], dtype=np.int32)
@@ -49,11 +51,7 @@ def trained(steps=2, width=3):
 
 
 def settings(**values):
-    given = Settings(output="run")
-    for key, value in values.items():
-        group, _, name = key.partition("__")
-        setattr(getattr(given, group) if name else given, name or group, value)
-    return as_dict(given)
+    return as_dict(settings_with(**values))
 
 
 @pytest.fixture
@@ -210,3 +208,14 @@ def test_resume_other_data_or_model_are_refused(save, resume, tmp_path):
 def test_save_on_another_process_writes_nothing(save, tmp_path):
     save(Progress(1, 3), process(is_main=False))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_resume_restores_model_after_kill_between_renames(tmp_path):
+    old = tmp_path / f".model{files.OLD}x" / "model"  # moved aside by `atomic_folder` without an exchange
+    old.mkdir(parents=True)
+    (old / "weights").write_text("best")
+    (tmp_path / f".model{files.NEW}y").mkdir()
+    model = torch.nn.Linear(1, 1)
+    progress, _ = checkpoint.resume(tmp_path, process(), model, torch.optim.AdamW(model.parameters()), {}, ([], []))
+    assert progress.epoch == 0 and [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "weights").read_text() == "best"

@@ -9,6 +9,7 @@ import torch
 from transformers.utils import logging as library_logging
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.data import PairSource
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.training import components
 from gengeo_hf.training.components import (
@@ -19,24 +20,21 @@ from gengeo_hf.training.components import (
     build_pairs,
     build_processor,
     check_backends,
+    check_smallest_images,
     count_operations,
     start_head,
 )
 from gengeo_hf.training.settings import Settings
 from tests.conftest import TINY
 from tests.training.random_pairs import random_pairs
+from tests.training.settings_with import settings_with
 
 LAYOUT = {**TINY, "aggregator": "layout", "share_aggregator": False}
 
 
 def some(**groups):
-    settings = Settings(output="unused")
-    settings.data.ground_size, settings.data.aerial_size = [28, 112], [56, 56]
-    settings.model.config = dict(TINY)
-    for key, value in groups.items():
-        group, _, name = key.partition("__")
-        setattr(getattr(settings, group) if name else settings, name or group, value)
-    return settings
+    sizes = {"data__ground_size": [28, 112], "data__aerial_size": [56, 56]}
+    return settings_with(**{**sizes, "model__config": dict(TINY), **groups})
 
 
 @pytest.mark.parametrize("values", [{}, {"tracker": "tensorboard"}, {"tracker": "all"}])
@@ -270,3 +268,84 @@ def test_model_ema_forgets_initial_weights_early():
     torch.nn.init.zeros_(layer.weight)
     ema.update(1000)
     assert ema.values["weight"].item() == pytest.approx(0.9 * (1 - 2 / 11 * 3 / 12))
+
+
+def test_model_ema_equals_recursion_and_keeps_weights():
+    model = torch.nn.Linear(3, 2)
+    model.bias.requires_grad_(False)
+    ema = ModelEma(model, 0.9)
+    expected = model.weight.detach().double().clone()
+    for step in range(1, 30):
+        with torch.no_grad():
+            model.weight.add_(torch.randn(2, 3))
+        ema.update(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * model.weight.detach().double()
+    assert list(ema.values) == ["weight"]
+    trained = model.weight.detach().clone()
+    with ema.applied():
+        torch.testing.assert_close(model.weight.detach().double(), expected, atol=1e-5, rtol=0)
+    assert torch.equal(model.weight, trained)
+    with pytest.raises(GenGeoError, match="between 0 and 1"):
+        ModelEma(model, 1.0)
+
+
+def test_build_augmentation_unknown_option_is_one_line():
+    settings = some(augment__options={"blur": 0.3})
+    with pytest.raises(GenGeoError, match="no 'blur'; expected one of flip"):
+        build_augmentation(settings)
+
+
+def test_build_augmentation_widths_are_multiples_of_patch():
+    settings = Settings(output="x")
+    settings.augment.options = {"fov": [90, 90]}
+    augment = build_augmentation(settings, patch=16)
+    batch = {"ground": torch.zeros(2, 3, 160, 768), "aerial": torch.zeros(2, 3, 64, 64)}
+    assert augment(batch, seed=(0, 0, 0))["ground"].shape[-1] % 16 == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"fov": [60, 360]}, "ground images as small as 28 x 14 pixels, 2 tokens, and the head needs at least 4"),
+        ({"input_scales": [0.5, 1]}, "aerial images as small as 14 x 14 pixels, 1 tokens"),
+        ({"fov": [90, 360], "input_scales": [1]}, None),
+    ],
+)
+def test_check_smallest_images_too_few_tokens_are_refused(options, refused):
+    settings = some(data__ground_size=[28, 112], data__aerial_size=[28, 28])
+    settings.model.config, settings.augment.options = {**TINY, "num_clusters": 3}, options
+    model, processor, augment = build_model(settings), build_processor(settings), build_augmentation(settings)
+    batch = {"ground": torch.zeros(1, 3, 28, 112), "aerial": torch.zeros(1, 3, 28, 28)}
+    for view in ("ground", "aerial"):  # `smallest` is the smallest size that occurs
+        least = min(tuple(augment(batch, seed=(0, step))[view].shape[-2:]) for step in range(40))
+        assert augment.smallest(view, *batch[view].shape[-2:]) == least
+    if refused is None:
+        check_smallest_images(augment, model, processor)
+    else:
+        with pytest.raises(GenGeoError, match=refused):
+            check_smallest_images(augment, model, processor)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_start_head_initialises_new_netvlad_only(shared, tmp_path):
+    settings = some(data__ground_size=[28, 112], data__aerial_size=[56, 56])
+    settings.model.config = {**TINY, "aggregator": "netvlad", "share_aggregator": shared}
+    processor = build_processor(settings)
+    pairs = PairSource(random_pairs(30), processor)
+    torch.manual_seed(0)
+    model = build_model(settings)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert start_head(model, settings, pairs, processor)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    heads = ["shared"] if shared else ["ground", "aerial"]
+    assert {name.split(".")[1] for name in changed if "centroids" in name} == set(heads)
+    assert all(name.startswith("heads.") for name in changed)
+    model.save_pretrained(tmp_path)
+    settings.model.init = str(tmp_path)
+    trained = build_model(settings)
+    assert not start_head(trained, settings, pairs, processor)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in trained.state_dict().items())
+    settings.model.config = {**TINY}
+    settings.model.init = None
+    assert not start_head(build_model(settings), settings, pairs, processor)

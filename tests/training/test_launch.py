@@ -99,7 +99,8 @@ def test_run_training_sigterm_interrupts_the_whole_group(tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
 
     def terminate():
-        while not (pid_file.exists() and pid_file.read_text()):
+        deadline = time.monotonic() + 60
+        while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline:
             time.sleep(0.02)
         if signal.getsignal(signal.SIGTERM) != before[0]:  # else the signal would end the tests
             os.kill(os.getpid(), signal.SIGTERM)

@@ -9,12 +9,14 @@ import torch
 from accelerate import Accelerator
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.common.registry import Registry
 from gengeo_hf.data.augment import Augmentation
 from gengeo_hf.data.view_checks import positions_in_tiles
 from gengeo_hf.learning import Pairs, symmetric_info_nce
 from gengeo_hf.model import GenGeoConfig, GenGeoImageProcessor, GenGeoModel
+from gengeo_hf.training import objective
 from gengeo_hf.training.components import build_augmentation, build_model, build_pairs, build_processor
-from gengeo_hf.training.objective import TERMS, Objective, Term, build_objective, model_weights
+from gengeo_hf.training.objective import Objective, Term, build_objective, model_weights
 from gengeo_hf.training.settings import Settings, load_settings
 from gengeo_hf.training.step import backward_pass, build_optimizer
 from tests.conftest import TINY, TINY_SIZES
@@ -309,7 +311,7 @@ class Constant(Term):
 
 @pytest.mark.parametrize(("options", "weight"), [(None, 1.0), ({}, 1.0), ({"weight": 0.25}, 0.25)])
 def test_objective_adds_weighted_terms_of_plugins(monkeypatch, options, weight):
-    monkeypatch.setitem(TERMS._parts, "constant", Constant)
+    monkeypatch.setattr(objective, "TERMS", Registry("term of the loss", {"constant": Constant}))
     settings = some()
     settings.loss.terms = {"constant": options}
     two = {view: torch.eye(2, 24) for view in ("ground", "aerial")}

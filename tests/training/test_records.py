@@ -8,9 +8,10 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.training import records
 from gengeo_hf.training.checkpoint import Progress
-from gengeo_hf.training.records import Log, PlateauWatch, export, run_summary, training_record
+from gengeo_hf.training.records import Log, PlateauWatch, export, run_lock, run_summary, training_record
 from gengeo_hf.training.settings import Settings
 from tests.training.random_pairs import random_pairs
 
@@ -111,3 +112,52 @@ def test_training_record_has_data_settings_and_results():
     assert record["epochs"] == 2 and record["synthetic"] is False
     assert record["results"] == {"recall@1": 0.5, "gallery_size": 5, "protocol": "all"}
     assert record["settings"]["sampling"]["batch_size"] == 256 and record["training_pairs"]
+
+
+def test_log_with_truncated_lines_continues(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text(
+        '{"step": 1, "loss": 3}\n{"step": 2, "lo{"step": 3, "loss": 2}\n{"step": 4, "loss": 1}\n{"step": 9}\n{"st'
+    )
+    log = Log(path, Accelerator(cpu=True), Progress(step=4))
+    log.write({"loss": 0.5}, step=5)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("progress", "kept"),
+    [
+        (Progress(epoch=1, step=3), [1, 2, 3]),  # the line of epoch 2 is written again
+        (Progress(epoch=1, step=4, batch=1), [1, 2, 3, "epoch 2", 4]),
+        (Progress(), []),
+    ],
+)
+def test_log_after_resume_has_every_line_once(tmp_path, progress, kept):
+    path = tmp_path / "log.jsonl"
+    lines = [{"step": 1}, {"step": 2}, {"step": 3}, {"step": 3, "epoch": 2}, {"step": 4}, {"step": 5}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Log(path, Accelerator(cpu=True), progress)
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [f"epoch {line['epoch']}" if "epoch" in line else line["step"] for line in found] == kept
+
+
+def test_plateau_watch_warns_once():
+    watch = PlateauWatch(16)
+    level = math.log(16)
+    assert watch.after_epoch([level, level + 0.1]) is None
+    assert "all descriptors are nearly equal" in watch.after_epoch([level]) and watch.after_epoch([level]) is None
+    watch = PlateauWatch(16)
+    assert [watch.after_epoch([level, level - 0.3]) for _ in range(3)] == [None] * 3
+
+
+def test_run_lock_second_run_is_refused(tmp_path):
+    accelerator = Accelerator(cpu=True)
+    with (
+        run_lock(tmp_path / "run", accelerator),
+        pytest.raises(GenGeoError, match="another run is writing to"),
+        run_lock(tmp_path / "run", accelerator),
+    ):
+        pass
+    with run_lock(tmp_path / "run", accelerator):
+        pass
+    assert not (tmp_path / "run").exists()  # made for the lock, and empty

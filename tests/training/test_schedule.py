@@ -3,14 +3,11 @@
 import pytest
 
 from gengeo_hf.training.schedule import learning_rate, rate_factor
-from gengeo_hf.training.settings import Settings
+from tests.training.settings_with import settings_with
 
 
 def plan(**values):
-    settings = Settings(output="unused")
-    for name, value in values.items():
-        setattr(settings.optimisation, name, value)
-    return settings
+    return settings_with(**{f"optimisation__{name}": value for name, value in values.items()})
 
 
 def test_learning_rate_of_a_short_run_is_exact():
@@ -22,6 +19,7 @@ def test_learning_rate_of_a_short_run_is_exact():
         assert learning_rate(3 + done, 10, settings) == pytest.approx(5e-4 + 3e-4 * cosine)
     assert learning_rate(3 + 7 / 3, 10, settings) == pytest.approx(5e-4 + 1.5e-4)  # cos(pi / 3) = 1 / 2
     assert learning_rate(2.5, 10, settings) == pytest.approx(8e-4)  # never above the highest rate
+    assert learning_rate(11, 10, settings) == pytest.approx(2e-4)  # nor below the last one
 
 
 def test_learning_rate_of_default_plan_warms_up_for_one_epoch_of_80():

@@ -200,14 +200,6 @@ DEFAULTS = {
 }
 
 
-@pytest.fixture
-def load(tmp_path):
-    """Load a configuration without values of its own, with overrides."""
-    config = tmp_path / "plain.yaml"
-    config.write_text("output: run\ndata: {name: random}\n")
-    return lambda *overrides: load_settings(config, list(overrides))
-
-
 def test_format_settings_shows_documented_defaults():
     _, _, listed = format_settings().partition("\n\n")
     shown = yaml.safe_load(listed)

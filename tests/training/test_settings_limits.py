@@ -3,16 +3,7 @@
 import pytest
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.training.settings import as_dict, load_settings
-
-
-@pytest.fixture
-def load(tmp_path):
-    """Load a configuration without values of its own, with overrides."""
-    config = tmp_path / "plain.yaml"
-    config.write_text("output: run\ndata: {name: random}\n")
-    return lambda *overrides: load_settings(config, list(overrides))
-
+from gengeo_hf.training.settings import as_dict
 
 # Key, smallest value that is allowed, value that is refused.
 MINIMA = [

@@ -12,7 +12,6 @@ from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.learning import Pairs, symmetric_info_nce
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
 from gengeo_hf.training.objective import Objective
-from gengeo_hf.training.schedule import learning_rate
 from gengeo_hf.training.settings import Settings
 from gengeo_hf.training.step import (
     backward_pass,
@@ -24,6 +23,7 @@ from gengeo_hf.training.step import (
     semi_positive_masks,
 )
 from tests.conftest import TINY
+from tests.training.settings_with import settings_with
 
 PAIRS = 6
 
@@ -171,18 +171,6 @@ def test_check_finite_raises_with_advice():
             check_finite(torch.tensor(value), 7, settings)
 
 
-def test_learning_rate_warms_up_and_ends_at_final_value():
-    settings = Settings(output="unused")
-    settings.optimisation.learning_rate, settings.optimisation.final_learning_rate = 1e-3, 1e-5
-    settings.optimisation.warmup = 0.05
-    rates = [learning_rate(step, 40, settings) for step in range(41)]
-    assert rates[:2] == pytest.approx([5e-4, 1e-3]) and rates[2] == pytest.approx(1e-3)
-    assert rates[21] == pytest.approx((1e-3 + 1e-5) / 2) and rates[40] == pytest.approx(1e-5)
-    assert learning_rate(45, 40, settings) == pytest.approx(1e-5) and rates[2:] == sorted(rates[2:], reverse=True)
-    settings.optimisation.warmup = 0.0  # one step at least
-    assert learning_rate(0, 40, settings) == pytest.approx(1e-3)
-
-
 def test_seed_step_uses_63_of_64_random_bits():
     """A run that another version resumes has the same dropout: the seeds must not change between versions."""
     for key in ((0, 0, 0), (7, 123_456, 3)):
@@ -239,3 +227,28 @@ def test_semi_positive_masks_are_absent_with_published_rules(protocol, masked):
     pairs = Pairs(np.arange(3), np.array([[1], [-1], [-1]]))
     masks = semi_positive_masks({"query_row": torch.arange(3)}, Accelerator(cpu=True), settings, pairs)
     assert list(masks) == (["ignored"] if masked else [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("banned", "ignored"), ("ignored", "ignored"), ("positive", "positives"), ("negative", None)]
+)
+def test_semi_positive_masks_follow_setting(kind, name):
+    pairs = Pairs(np.arange(4), np.array([[1], [-1], [3], [-1]]))
+    settings = settings_with(sampling__semi_positives=kind)
+    masks = semi_positive_masks({"query_row": torch.arange(4)}, Accelerator(cpu=True), settings, pairs)
+    assert list(masks) == ([name] if name else [])
+    if name:
+        expected = torch.eye(4, dtype=torch.bool)
+        expected[0, 1] = expected[2, 3] = True
+        assert torch.equal(masks[name], expected)
+    assert not semi_positive_masks({"query_row": torch.tensor([1, 3])}, Accelerator(cpu=True), settings, pairs)
+
+
+def test_seed_step_differs_by_step_and_process_and_repeats():
+    drawn = {}
+    for key in ((0, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0)):
+        seed_step(*key)
+        drawn[key] = torch.rand(1).item()
+        seed_step(*key)
+        assert torch.rand(1).item() == drawn[key]
+    assert len(set(drawn.values())) == 4

@@ -6,8 +6,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from gengeo_hf.model import GenGeoModel
 from gengeo_hf.training import throughput
-from gengeo_hf.training.throughput import Meter, peak_flops, training_flops
+from gengeo_hf.training.components import build_processor
+from gengeo_hf.training.throughput import Meter, card_of, peak_flops, training_flops
+from tests.training.settings_with import settings_with
 
 # Dense bfloat16 tera-operations per second of NVIDIA's data sheets (float16 for V100 and 2080 Ti).
 SHEET = {
@@ -84,3 +87,51 @@ def test_meter_summary_names_waiting_above_a_tenth(meter, monkeypatch, waited, n
 def test_training_flops_print_nothing(tiny_model, tiny_processor, capsys):
     assert training_flops(tiny_model, tiny_processor, Accelerator(cpu=True)) > 0
     assert capsys.readouterr().out == ""
+
+
+def test_training_flops_decrease_with_frozen_blocks_and_restore_state(tiny_config):
+    accelerator, settings = (
+        Accelerator(cpu=True),
+        settings_with(data__ground_size=[28, 112], data__aerial_size=[56, 56]),
+    )
+    flops = {}
+    for blocks in (None, 1, 0):
+        tiny_config.trainable_blocks = blocks
+        model = GenGeoModel(tiny_config).eval()
+        state = torch.get_rng_state()
+        flops[blocks] = training_flops(model, build_processor(settings), accelerator)
+        assert torch.equal(torch.get_rng_state(), state) and not model.training
+        assert all(parameter.grad is None for parameter in model.parameters())
+    assert flops[None] > flops[1] > flops[0]
+
+
+def test_training_flops_of_linear_model_equal_formula(tiny_processor):
+    class Linear(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = torch.nn.Linear(3, 8, bias=False), torch.nn.Linear(8, 4, bias=False)
+
+        def forward(self, pixels, view):
+            found = self.second(self.first(pixels.flatten(2).mT)).mean(dim=1)
+            return type("Output", (), {"pooler_output": found})
+
+    sizes = tiny_processor.view_sizes
+    tokens = sum(size["height"] * size["width"] for size in sizes.values())
+    expected = tokens * (6 * (3 * 8 + 8 * 4) - 2 * 3 * 8)  # the input needs no gradient
+    assert training_flops(Linear(), tiny_processor, Accelerator(cpu=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "card"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA A100-SXM4-40GB", "A100"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L40", None),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA GeForce RTX 2080 Ti", "RTX 2080 Ti"),
+    ],
+)
+def test_card_of_matches_whole_names(device, card):
+    assert card_of(device) == card

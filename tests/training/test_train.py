@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.encoding.encoder import TRAINING_RECORD, Encoder
-from gengeo_hf.learning import sampler as sampler_module
 from gengeo_hf.training import checkpoint
 from gengeo_hf.training import loop as train
 from gengeo_hf.training.settings import load_settings
@@ -191,22 +190,6 @@ def test_resume_other_data_are_refused(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "load_pairs", load_others)
     with pytest.raises(GenGeoError, match="contains a run on other training data"):
         train.main(settings(*options))
-
-
-def test_train_learning_rate_ends_at_final_value_with_dropped_batches(settings, tmp_path, monkeypatch):
-    plan = sampler_module.plan_epoch
-
-    def plan_with_fewer(*arguments, **options):
-        planned = plan(*arguments, **options)
-        return dataclasses.replace(planned, batches=planned.batches[:-1])
-
-    monkeypatch.setattr(sampler_module, "plan_epoch", plan_with_fewer)
-    train.main(settings("log_every=1", "optimisation.epochs=4"))
-    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    rates = [line["learning_rate"] for line in lines if "loss" in line]
-    assert len(rates) == 8 and rates[-1] < 0.1 * max(
-        rates
-    )  # without scaling, the last of 12 steps would have a higher rate
 
 
 def test_train_micro_batches_give_same_losses(settings, tmp_path):
