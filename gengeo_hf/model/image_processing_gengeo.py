@@ -17,7 +17,13 @@ from PIL import ExifTags, Image, ImageOps
 from torch.nn import functional
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_backends import PilBackend
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    PILImageResampling,
+    SizeDict,
+    infer_channel_dimension_format,
+)
 from transformers.processing_utils import ImagesKwargs
 
 from .view_transforms import ViewTransform, parse_view
@@ -117,6 +123,8 @@ class GenGeoImageProcessor(PilBackend):
         if isinstance(image, Image.Image):
             rgb = upright_rgb(image) if do_convert_rgb else image
             return np.atleast_3d(np.array(rgb)).transpose(2, 0, 1)
+        if kwargs.get("input_data_format") is None and image.ndim == 3:  # old transformers refuse 4 bands
+            kwargs["input_data_format"] = infer_channel_dimension_format(image, (1, 3, 4))
         # Without the conversion of transformers, which composes transparent arrays over white.
         array = super().process_image(image, do_convert_rgb=False, **kwargs)
         if do_convert_rgb and array.shape[0] in (1, 4):

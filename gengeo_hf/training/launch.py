@@ -9,14 +9,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
 
 GRACE_SECONDS = 20.0  # time for a training to stop before it is killed
-_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 def run_training(command: Sequence[str], env: Mapping[str, str] | None = None) -> int:
     """Run a command; a signal to this process ends the command and all processes that it started.
 
     Launchers start further processes, which a signal to the launcher alone would leave running. The command therefore
-    runs in its own process group, which Ctrl-C, SIGTERM and SIGHUP end.
+    runs in its own process group, which Ctrl-C, SIGTERM and SIGHUP end. Signals that this process ignores, as SIGHUP
+    under `nohup`, stay ignored.
 
     Args:
         command: Program and arguments.
@@ -28,8 +29,9 @@ def run_training(command: Sequence[str], env: Mapping[str, str] | None = None) -
     Raises:
         KeyboardInterrupt: This process was interrupted or terminated; the training has ended.
     """
-    with _signals_interrupt(), subprocess.Popen(command, env=env, start_new_session=True) as child:
+    with _signals_interrupt() as interrupt, subprocess.Popen(command, env=env, start_new_session=True) as child:
         try:
+            interrupt.arm()
             return child.wait()
         except BaseException:
             _end(child)
@@ -52,19 +54,35 @@ def _signal_group(child: "subprocess.Popen[bytes]", number: int) -> None:
             os.killpg(child.pid, number)  # the id of the group is that of its first process
 
 
+class _Interrupt:
+    """Signal handler that raises KeyboardInterrupt, but not before `arm`: before the child is known, it cannot be ended."""
+
+    def __init__(self) -> None:
+        self._armed = self._received = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._received = True
+        if self._armed:
+            raise KeyboardInterrupt
+
+    def arm(self) -> None:
+        """Raise KeyboardInterrupt at signals from now on, and at once if there was one."""
+        self._armed = True
+        if self._received:
+            raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Convert signals that would terminate this process to KeyboardInterrupt, so that it can end its child."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
+def _signals_interrupt() -> Iterator[_Interrupt]:
+    """Convert signals that would end this process to KeyboardInterrupt, so that it can end its child first."""
+    interrupt = _Interrupt()
+    numbers = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
     try:
-        before = {number: signal.signal(number, interrupt) for number in _ENDING}
+        before = {number: signal.signal(number, interrupt) for number in numbers}
     except ValueError:  # not the main thread, which does not receive signals
         before = {}
     try:
-        yield
+        yield interrupt
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

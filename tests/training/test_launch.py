@@ -116,3 +116,36 @@ def test_run_training_sigterm_interrupts_the_whole_group(tmp_path):
         time.sleep(0.02)
     assert not is_running(inner)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_run_training_signal_while_the_command_starts_ends_it(monkeypatch, number):
+    """The child runs already, but `Popen` has not returned it."""
+    started = []
+
+    class SlowPopen(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self.pid)
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(subprocess, "Popen", SlowPopen)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell may have started the tests with it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_training([sys.executable, "-c", "import time; time.sleep(40)"])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert started and not is_running(started[0])
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_run_training_under_nohup_ignores_the_end_of_the_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert run_training([sys.executable, "-c", "import os, signal; os.kill(os.getppid(), signal.SIGHUP)"]) == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
