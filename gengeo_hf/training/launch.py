@@ -55,7 +55,7 @@ def _signal_group(child: "subprocess.Popen[bytes]", number: int) -> None:
 
 
 class _Interrupt:
-    """Signal handler that raises KeyboardInterrupt, but not before `arm`: before the child is known, it cannot be ended."""
+    """Signal handler that raises KeyboardInterrupt, but not before `arm`, when the child is known and can be ended."""
 
     def __init__(self) -> None:
         self._armed = self._received = False
