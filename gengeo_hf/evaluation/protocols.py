@@ -7,6 +7,7 @@ over its whole gallery.
 import dataclasses
 import functools
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from gengeo_hf.common.errors import GenGeoError
+from gengeo_hf.data.views import shown_fov
 from gengeo_hf.evaluation.metrics import Rounding
 from gengeo_hf.evaluation.ranks import Ties
 
@@ -174,3 +176,15 @@ def _contents() -> dict[str, Any]:
     """Read the file of protocols once."""
     contents: Any = OmegaConf.to_container(OmegaConf.load(_FILE))
     return dict(contents)
+
+
+def fov_shown(protocol: Protocol, width: int, patch: int) -> float:
+    """Field of view in degrees of the crops of a protocol; warns if whole patches change it by more than 5 percent."""
+    shown = shown_fov(width, protocol.fov, patch)
+    if abs(shown - protocol.fov) > 0.05 * protocol.fov:
+        warnings.warn(
+            f"{protocol.name}: crops of {protocol.fov} degrees show {shown:.0f} degrees, whole patches of {patch} of "
+            f"{width} pixels; larger images come closer (--ground-size)",
+            stacklevel=2,
+        )
+    return shown

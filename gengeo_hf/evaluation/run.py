@@ -33,7 +33,7 @@ from gengeo_hf.encoding.encoder import Encoder, View
 from gengeo_hf.encoding.engine import DescriptorStore, Transform, encode_images, encode_to_store, images_fingerprint
 from gengeo_hf.evaluation.adapt import adapt_encoder
 from gengeo_hf.evaluation.ground_truth import GroundTruth
-from gengeo_hf.evaluation.protocols import Protocol, default_protocol, find_protocol, view_headings
+from gengeo_hf.evaluation.protocols import Protocol, default_protocol, find_protocol, fov_shown, view_headings
 from gengeo_hf.evaluation.ranks import Ties
 from gengeo_hf.evaluation.results import Result, compute_result
 
@@ -184,6 +184,7 @@ def encode_data(
         }
         | ({"training_pairs": overlap} if overlap else {})
         | ({"adaptation": adaptation} if adaptation else {})
+        | ({"fov_shown": fov_shown(rules, sizes["ground"]["width"], encoder.patch)} if rules.has_limited_view else {})
     )
     return EncodedData(ground, aerial, truth, rules, about, settings, encoder.device)
 

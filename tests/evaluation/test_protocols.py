@@ -1,6 +1,7 @@
 """`evaluate` by every published protocol, on directories with the benchmarks' layout and placeholder images."""
 
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from gengeo_hf.evaluation.protocols import (
     Protocol,
     default_protocol,
     find_protocol,
+    fov_shown,
     protocol_names,
     view_headings,
 )
@@ -130,3 +132,12 @@ def test_view_headings_are_random_over_the_circle_only_where_the_heading_is_unkn
     assert np.array_equal(found, again)
     assert view_headings(find_protocol("cvusa-fov90-known"), 5, seed=1) is None
     assert view_headings(find_protocol("cvusa"), 5, seed=1) is None
+
+
+def test_fov_shown_warns_where_whole_patches_change_the_field_of_view():
+    protocol = find_protocol("world-urban-fov70-unknown")
+    with pytest.warns(UserWarning, match=r"world-urban-fov70-unknown: crops of 70 degrees show 60 degrees.*of 14 of"):
+        assert fov_shown(protocol, 168, 14) == 60
+    with warnings.catch_warnings(action="error"):
+        assert fov_shown(protocol, 770, 14) == pytest.approx(72)  # 11 of 55 patches
+        assert fov_shown(find_protocol("world-urban-fov90-unknown"), 168, 14) == 90

@@ -98,7 +98,7 @@ def test_evaluate_with_another_view_size_or_field_of_view_encodes_again(run, tmp
     assert len(shards(tmp_path)) == 20
     limited = run(out="c.json", protocol="world-urban-fov180-unknown").summary
     assert len(shards(tmp_path)) == 25  # the tiles are encoded already
-    assert limited["protocol"]["fov"] == 180
+    assert limited["protocol"]["fov"] == limited["settings"]["fov_shown"] == 180
     assert limited["metrics"] != first["metrics"]
     again = run(out="d.json", protocol="world-urban-fov180-unknown").summary
     assert again == limited
