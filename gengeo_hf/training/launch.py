@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 
 GRACE_SECONDS = 20.0  # time for a training to stop before it is killed
@@ -72,13 +72,22 @@ class _Interrupt:
             raise KeyboardInterrupt
 
 
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """Ignore a signal. Unlike SIG_IGN, handlers are not inherited by child processes."""
+
+
 @contextlib.contextmanager
 def _signals_interrupt() -> Iterator[_Interrupt]:
     """Convert signals that would end this process to KeyboardInterrupt, so that it can end its child first."""
     interrupt = _Interrupt()
-    numbers = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
+    handlers: dict[int, Callable[[int, FrameType | None], None]] = {}
+    for number in _ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            handlers[number] = interrupt
+        elif number == signal.SIGINT:  # ignored in jobs of a shell's background; the child must not inherit that
+            handlers[number] = _do_nothing
     try:
-        before = {number: signal.signal(number, interrupt) for number in numbers}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     except ValueError:  # not the main thread, which does not receive signals
         before = {}
     try:

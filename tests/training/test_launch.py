@@ -20,7 +20,8 @@ time.sleep(120)
 """
 STARTER = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started the tests with it ignored,
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # or nohup with this one
 from gengeo_hf.training.launch import run_training
 run_training([sys.executable, "-c", sys.argv[1], sys.argv[2]])
 """
@@ -80,6 +81,14 @@ def test_scripts_set_passive_thread_waiting_before_torch(script):
     assert found.stdout.strip() == "PASSIVE", found.stderr
 
 
+@pytest.fixture
+def restored_interrupt():
+    """Restore the handler of SIGINT after a test that changes it."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 STUBBORN = """
 import signal, subprocess, sys, time
 inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(40)"])
@@ -93,8 +102,13 @@ except KeyboardInterrupt:
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="reads /proc")
-def test_run_training_sigterm_interrupts_the_whole_group(tmp_path):
-    """The signal arrives in this process while it waits; afterwards the handlers are those of before."""
+@pytest.mark.parametrize("interrupt", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
+def test_run_training_sigterm_interrupts_the_whole_group(tmp_path, restored_interrupt, interrupt):
+    """The signal arrives in this process while it waits; afterwards the handlers are those of before.
+
+    A shell without job control starts its background jobs with SIGINT ignored.
+    """
+    signal.signal(signal.SIGINT, interrupt)
     pid_file, end_file = tmp_path / "pid", tmp_path / "end"
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
 
@@ -116,11 +130,12 @@ def test_run_training_sigterm_interrupts_the_whole_group(tmp_path):
         time.sleep(0.02)
     assert not is_running(inner)
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)] == before
+    assert signal.getsignal(signal.SIGINT) == interrupt
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="reads /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_run_training_signal_while_the_command_starts_ends_it(monkeypatch, number):
+def test_run_training_signal_while_the_command_starts_ends_it(monkeypatch, restored_interrupt, number):
     """The child runs already, but `Popen` has not returned it."""
     started = []
 
@@ -131,14 +146,9 @@ def test_run_training_signal_while_the_command_starts_ends_it(monkeypatch, numbe
             os.kill(os.getpid(), number)
 
     monkeypatch.setattr(subprocess, "Popen", SlowPopen)
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell may have started the tests with it ignored
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run_training([sys.executable, "-c", "import time; time.sleep(40)"])
-    finally:
-        signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        run_training([sys.executable, "-c", "import time; time.sleep(40)"])
     assert started and not is_running(started[0])
 
 
