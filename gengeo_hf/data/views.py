@@ -21,11 +21,6 @@ def cropped_width(full: int, fov: float, multiple_of: int = 1) -> int:
     return full if fov == 360 else min(full, max(1, round(full * fov / 360 / multiple_of)) * multiple_of)
 
 
-def shown_fov(full: int, fov: float, multiple_of: int) -> float:
-    """Field of view in degrees that a crop to `fov` degrees shows, which consists of whole patches."""
-    return 360 * cropped_width(full, fov, multiple_of) / full
-
-
 def limited_fov(panorama: torch.Tensor, fov: float, heading: torch.Tensor, multiple_of: int = 1) -> torch.Tensor:
     """Crop panoramas, whose centre column shows north, to a horizontal field of view.
 

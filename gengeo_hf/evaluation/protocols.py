@@ -17,7 +17,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from gengeo_hf.common.errors import GenGeoError
-from gengeo_hf.data.views import shown_fov
+from gengeo_hf.data.views import cropped_width
 from gengeo_hf.evaluation.metrics import Rounding
 from gengeo_hf.evaluation.ranks import Ties
 
@@ -180,7 +180,7 @@ def _contents() -> dict[str, Any]:
 
 def fov_shown(protocol: Protocol, width: int, patch: int) -> float:
     """Field of view in degrees of the crops of a protocol; warns if whole patches change it by more than 5 percent."""
-    shown = shown_fov(width, protocol.fov, patch)
+    shown = 360 * cropped_width(width, protocol.fov, patch) / width
     if abs(shown - protocol.fov) > 0.05 * protocol.fov:
         warnings.warn(
             f"{protocol.name}: crops of {protocol.fov} degrees show {shown:.0f} degrees, whole patches of {patch} of "

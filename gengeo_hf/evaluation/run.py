@@ -167,13 +167,14 @@ def encode_data(
         raise GenGeoError("centering and flip cannot be combined with encode")
     label = name or model_name(model, encoder)
     with _at_size(encoder, ground_size, aerial_size):
+        sizes = {view: dict(size) for view, size in encoder.processor.view_sizes.items()}
+        shown = fov_shown(rules, sizes["ground"]["width"], encoder.patch) if rules.has_limited_view else None
         encoder = adapt_encoder(encoder, loaded, centering, flip)
         ground, aerial, images = _descriptors(
             encoder, loaded, truth, rules, seed, descriptors, encode, state, show_progress_bar
         )
         adaptation = adaptation_name(encoder)
         about = model_summary(encoder, f"{label} ({adaptation})" if adaptation else label)
-        sizes = {view: dict(size) for view, size in encoder.processor.view_sizes.items()}
     settings = (
         {
             "view_sizes": sizes,
@@ -184,7 +185,7 @@ def encode_data(
         }
         | ({"training_pairs": overlap} if overlap else {})
         | ({"adaptation": adaptation} if adaptation else {})
-        | ({"fov_shown": fov_shown(rules, sizes["ground"]["width"], encoder.patch)} if rules.has_limited_view else {})
+        | ({} if shown is None else {"fov_shown": shown})
     )
     return EncodedData(ground, aerial, truth, rules, about, settings, encoder.device)
 
