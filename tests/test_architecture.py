@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "pose": "model encoding data common",
     "localization": "index imagery pose encoding data common",
     "evaluation": "localization pose index imagery encoding data common",
-    "training": "evaluation learning encoding data model common",
+    "training": "evaluation pose learning encoding data model common",
     "explain": "model encoding data common",
     "hub": "model encoding index data evaluation common",
     "serving": "localization explain index encoding common",

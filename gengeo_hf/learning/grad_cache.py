@@ -153,7 +153,8 @@ def cached_backward(
         loss = loss_of(*columns)
         backward(loss)
     counts = [len(views[0]) for views in encoded]
-    split = list(zip(*[column.grad.split(counts) for column in columns if column.grad is not None], strict=True))
+    whole = [torch.zeros_like(x) if x.grad is None else x.grad for x in columns]  # None: the loss does not use it
+    split = list(zip(*[gradient.split(counts) for gradient in whole], strict=True))
 
     def backpropagate(views: tuple[Tensor, ...], gradients: tuple[Tensor, ...], last: bool) -> None:
         surrogate = torch.stack([(view * grad).sum() for view, grad in zip(views, gradients, strict=True)]).sum()

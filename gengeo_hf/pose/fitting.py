@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.common.files import atomic_folder, check_replaceable, digest_of
 from gengeo_hf.pose.estimate import errors_of_head
-from gengeo_hf.pose.geometry import positions_of
-from gengeo_hf.pose.head import PRIORS, PoseConfig, PoseHead
+from gengeo_hf.pose.geometry import position_target
+from gengeo_hf.pose.head import PRIORS, WHOLE_TILE, PoseConfig, PoseHead
 from gengeo_hf.pose.posterior import radius_factors, turn_between
 from gengeo_hf.pose.random_encoder import SUBFOLDER, random_encoder
 from gengeo_hf.pose.samples import (
@@ -37,14 +37,13 @@ if TYPE_CHECKING:
     from gengeo_hf.common.schema import CrossViewDataset
     from gengeo_hf.encoding.encoder import Encoder
 
-POSITION_SIGMA_M, HEADING_SIGMA_DEG = 2.0, 8.0  # widths of the soft target
+HEADING_SIGMA_DEG = 8.0  # width of the soft target of headings
 SCALES = (0.7, 0.85, 1.2, 1.5)  # other tile sizes, relative to that of the data set
 NARROW = (70.0, 90.0, 120.0, 180.0)  # fields of view to which panoramas are cropped, degrees
 NARROW_HEADINGS = 2  # headings for each of these; the cache of `score_matrix` must hold all geometries of a fit
 SAVE_EVERY_S = 30.0
 LEAST_PAIRS = 40
 OUTPUT = "pose head"  # kind of the directory in its record of files
-WHOLE_TILE = 1.02  # coverage whose positions reach the edge of a tile
 
 
 @dataclass(frozen=True)
@@ -383,8 +382,7 @@ def pose_loss(
 
 def soft_target(samples: Samples, rows: torch.Tensor) -> torch.Tensor:
     """Distribution with Gaussians around the true position and heading: float32 (N, H x P)."""
-    square = ((positions_of(samples.layout)[None] - samples.offset_m[rows][:, None]) ** 2).sum(-1)
-    position = (-square / (2 * POSITION_SIGMA_M**2)).softmax(dim=1)  # (N, P)
+    position = position_target(samples.layout, samples.offset_m[rows])
     turn = torch.from_numpy(turn_between(samples.heading[rows][:, None].numpy(), np.array(samples.headings))).float()
     heading = (-(turn**2) / (2 * HEADING_SIGMA_DEG**2)).softmax(dim=1)  # (N, H)
     return (heading[:, :, None] * position[:, None]).flatten(1)

@@ -16,6 +16,7 @@ import torch
 
 SUB_POINTS = 6  # sample points on each axis of a patch
 LEAST_MASS = 0.02  # directions with less than this share of a patch have less weight
+POSITION_SIGMA_M = 2.0  # width of the target of the pose loss
 SIZE_STEP_M = 0.5  # tile sizes are rounded to this, so that tiles of one index share their geometry
 
 
@@ -57,6 +58,21 @@ def positions_of(layout: Layout) -> torch.Tensor:
         axes.append(torch.arange(-reach, reach + 1) * layout.step_m)
     north, east = torch.meshgrid(axes[1], axes[0], indexing="ij")
     return torch.stack([east, north], dim=-1).reshape(-1, 2).float()
+
+
+def position_target(layout: Layout, offset_m: torch.Tensor) -> torch.Tensor:
+    """Distribution over the positions of a layout around true positions, a Gaussian: the target of the pose loss.
+
+    Args:
+        layout: Geometry of the tiles.
+        offset_m: (N, 2) true positions, metres east and north of the tile's centre.
+
+    Returns:
+        (N, P); rows sum to 1.
+    """
+    positions = positions_of(layout).to(offset_m)
+    square = ((positions[None] - offset_m[:, None]) ** 2).sum(-1)
+    return (-square / (2 * POSITION_SIGMA_M**2)).softmax(dim=1)
 
 
 def patch_points(layout: Layout) -> torch.Tensor:

@@ -36,6 +36,7 @@ PRIORS = {
     "180": 180.0,
 }  # heading prior -> largest difference from the stated heading, degrees
 LARGEST_MATRIX = 16_000_000  # elements of a score matrix; larger ones use features of (position, direction)
+WHOLE_TILE = 1.02  # coverage whose positions reach the edge of a tile
 SIZE_SLACK = 1.02  # tiles may be this much smaller or larger than those that a head was fitted on
 FOLDER = "pose"  # directory in a checkpoint, with a subdirectory for each heading prior
 

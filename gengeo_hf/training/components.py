@@ -238,7 +238,12 @@ def build_pairs(settings: Settings, dataset: CrossViewDataset, processor: GenGeo
         sizes = {"ground": {"height": height, "width": width}}
         auxiliary = GenGeoImageProcessor(view_sizes=sizes, view_transforms={"ground": data.auxiliary_view})
     position = terms.get("position")
-    with_positions = "position" in terms and not (position or {}).get("centred", False)
+    if "pose" in terms and (narrow := sum(fov is None or fov < 360 for fov in dataset.queries["fov"][:])):
+        raise GenGeoError(
+            f"{dataset.name}: loss.terms.pose needs panoramas, and {narrow:,} of {len(dataset.queries):,} photos are "
+            "none: leave the term out"
+        )
+    with_positions = "pose" in terms or ("position" in terms and not (position or {}).get("centred", False))
     return PairSource(dataset, processor, auxiliary=auxiliary, with_positions=with_positions)
 
 

@@ -39,6 +39,7 @@ TERMS: Registry[type["Term"]] = Registry(
         "auxiliary_view": "gengeo_hf.training.terms:AuxiliaryView",
         "position": "gengeo_hf.training.terms:Position",
         "counterfactual": "gengeo_hf.training.terms:Counterfactual",
+        "pose": "gengeo_hf.training.pose_term:Pose",
     },
 )
 

@@ -59,7 +59,7 @@ class Loss:
 
     pair: str = "info_nce"  # loss of the pairs: info_nce, soft_triplet, or a registered one
     options: dict[str, Any] = field(default_factory=dict)  # options of the pair loss, for example scale of soft_triplet
-    # Additional terms: name -> options, including weight. auxiliary_view, position, counterfactual.
+    # Additional terms: name -> options, including weight. auxiliary_view, position, counterfactual, pose.
     terms: dict[str, Any] = field(default_factory=dict)
 
 

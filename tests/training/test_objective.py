@@ -99,6 +99,7 @@ def test_objective_with_auxiliary_view_and_position_equals_formula():
     ("terms", "changes"),
     [
         ({"auxiliary_view": {}, "position": {"grids": [4]}}, {}),
+        ({"pose": {"wrong_tiles": 2}}, {}),
         (
             {"counterfactual": {}},
             {
@@ -109,7 +110,7 @@ def test_objective_with_auxiliary_view_and_position_equals_formula():
             },
         ),
     ],
-    ids=["auxiliary view and position", "counterfactual"],
+    ids=["auxiliary view and position", "pose", "counterfactual"],
 )
 def test_objective_micro_batches_give_gradient_of_batch(terms, changes):
     settings = with_terms(**terms)
@@ -247,6 +248,7 @@ def test_build_augmentation_incompatible_options_are_refused(config, keys, messa
     [
         ("pbev_world", "photos", r"the view bev:70:0\.45:2\.0:70 needs panoramas, and 4 of 4 ground images"),
         ("auxgeo_world", "photos", "are ordinary photos or have an unknown field of view"),
+        ("world_anywhere", "photos", r"loss\.terms\.pose needs panoramas, and 4 of 4 photos are none"),
         ("geodtr_world", "offcenter", "needs photos in the centre of their tiles, and"),
     ],
 )
@@ -257,7 +259,8 @@ def test_build_pairs_data_without_required_views_are_refused(config, domain, mes
         data = type(data)(data.name, queries, data.gallery)
     else:
         data = with_bounds(data)
-    settings = load_settings(config, ["loss.terms.position.centred=true"])
+    keys = ["loss.terms.pose={}"] if config == "world_anywhere" else ["loss.terms.position.centred=true"]
+    settings = load_settings(config, keys)
     with pytest.raises(GenGeoError, match=message) as caught:
         build_pairs(settings, data, build_processor(settings))
     assert "\n" not in str(caught.value)
@@ -273,6 +276,8 @@ def test_build_pairs_data_without_required_views_are_refused(config, domain, mes
         ({"terms": {"position": {"grids": [12]}}}, "an aerial image has 4 x 4 tokens, and a grid cannot be finer"),
         ({"terms": {"counterfactual": {}}}, "needs an aggregator with a layout, such as layout; found salad"),
         ({"terms": {"auxiliary_view": {}}}, "set data.auxiliary_view"),
+        ({"terms": {"pose": {"wrong_tiles": -1}}}, r"loss\.terms\.pose\.wrong_tiles must be at least 0, found -1"),
+        ({"terms": {"pose": {"tile_m": 0}}}, r"loss\.terms\.pose\.tile_m must be positive, found 0"),
     ],
 )
 def test_objective_invalid_loss_settings_are_refused(change, message):

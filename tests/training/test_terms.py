@@ -7,6 +7,8 @@ import torch
 
 from gengeo_hf.common.errors import GenGeoError
 from gengeo_hf.model import GenGeoConfig, GenGeoModel
+from gengeo_hf.pose.geometry import column_azimuths, positions_of
+from gengeo_hf.training.pose_term import Pose
 from gengeo_hf.training.settings import Settings
 from gengeo_hf.training.terms import AuxiliaryView, Counterfactual, Position
 from tests.conftest import TINY
@@ -136,3 +138,59 @@ def test_counterfactual_encode_equals_formula():
             expected.append(torch.log(1 + torch.exp(2 * (2 * cosine - 2))))
     torch.testing.assert_close(found, torch.stack(expected, dim=1))
     assert term.loss({"losses": found}, None).item() == pytest.approx(found.mean().item())
+
+
+def pose_settings(**changes):
+    settings = Settings(output="unused")
+    settings.data.ground_size, settings.data.aerial_size = [28, 112], [56, 56]
+    for name, value in changes.items():
+        setattr(settings.data if name.endswith("size") else settings.sampling, name, value)
+    return settings
+
+
+def test_pose_loss_equals_slow_formula():
+    """Photo by photo: scores in its own tile and in the two most similar others, a Gaussian of 2 m as the target."""
+    model = model_of().eval()
+    term = Pose(model, pose_settings(), wrong_tiles=2, tile_m=60.0)
+    position = torch.tensor([[0.5, 0.5], [0.1, 0.9], [0.75, 0.25], [0.4, 0.6]])
+    with torch.no_grad():
+        outputs = {
+            view: model(torch.randn(4, 3, *size), view=view)
+            for view, size in {"ground": (28, 112), "aerial": (56, 56)}.items()
+        }
+        columns = term.encode(None, model, {"position": position}, outputs)
+        found = term.loss(columns, None).item()
+        similarity = outputs["ground"].pooler_output @ outputs["aerial"].pooler_output.T
+        queries = term.head.queries(outputs["ground"].last_hidden_state[:, -16:].unflatten(1, (2, 8)))
+        keys = term.head.keys(outputs["aerial"].last_hidden_state[:, -16:])
+        places, azimuths = positions_of(term.layout), column_azimuths(8, 360.0)
+        losses = []
+        for photo in range(4):
+            others = [tile for tile in similarity[photo].argsort(descending=True).tolist() if tile != photo]
+            scores = [
+                term.head.scores(queries[photo][None], keys[tile][None], term.layout, azimuths, (0.0,)).flatten()
+                for tile in (photo, *others[:2])
+            ]
+            east, north = 60 * (position[photo, 0] - 0.5), 60 * (0.5 - position[photo, 1])
+            density = torch.exp(-((places - torch.stack([east, north])) ** 2).sum(dim=1) / 8)
+            total = torch.cat(scores).exp().sum().log()
+            losses.append(-(density / density.sum() * (scores[0] - total)).sum())
+    assert found == pytest.approx(torch.stack(losses).mean().item(), rel=1e-4)
+    assert term.needs == ("position",)
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "augment", "message"),
+    [
+        ({}, {}, {"unknown_heading": True}, "north-aligned panoramas: leave out unknown_heading and fov"),
+        ({}, {}, {"fov": [90, 360]}, "north-aligned panoramas: leave out unknown_heading and fov"),
+        ({}, {"aerial_size": [56, 84]}, {}, r"square tiles, found data\.aerial_size=\[56, 84\]"),
+        ({}, {"semi_positives": "negative"}, {}, r"needs sampling\.semi_positives=banned, found negative"),
+        ({"aerial_keep": 0.5}, {}, {}, "all patch tokens of both views"),
+    ],
+)
+def test_pose_needs_whole_north_aligned_views(model, settings, augment, message):
+    given = pose_settings(**settings)
+    given.augment.options = augment
+    with pytest.raises(GenGeoError, match=message):
+        Pose(model_of(**model), given)

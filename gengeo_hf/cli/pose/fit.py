@@ -72,8 +72,8 @@ def fit(
     """
     from gengeo_hf.common.files import check_replaceable
     from gengeo_hf.encoding.encoder import Encoder
-    from gengeo_hf.pose.fitting import OUTPUT, WHOLE_TILE, FitSettings, fit_head
-    from gengeo_hf.pose.head import FOLDER
+    from gengeo_hf.pose.fitting import OUTPUT, FitSettings, fit_head
+    from gengeo_hf.pose.head import FOLDER, WHOLE_TILE
 
     settings = FitSettings(heading_prior, steps=steps, pairs=pairs, hard_tiles=hard_tiles, seed=seed)
     if whole_tile:
