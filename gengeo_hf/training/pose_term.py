@@ -36,7 +36,7 @@ class Pose(Term):
     needs = ("position",)
 
     def __init__(
-        self, model: GenGeoModel, settings: Settings, weight: float = 0.2, wrong_tiles: int = 4, tile_m: float = 65.0
+        self, model: GenGeoModel, settings: Settings, weight: float = 1.0, wrong_tiles: int = 8, tile_m: float = 65.0
     ) -> None:
         super().__init__(model, settings, weight)
         _check(model, settings, wrong_tiles, tile_m)
