@@ -9,7 +9,6 @@ their noise has the covariance of the tiles. A million tiles of 1024 dimensions 
 """
 
 import argparse
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+from measuring import peak_mb
 
 from gengeo_hf.common.files import write_json
 from gengeo_hf.index.scan import build_scan, measure_depth, sample_queries
@@ -148,7 +148,7 @@ def main() -> None:
     for row in measure(given.tiles, given.dim, given.queries, given.singles, given.skip):
         rows.append(row)
         print({key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}, flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_mb() / 1024
     print(f"{given.tiles:,} x {given.dim}, {THREADS} threads, peak memory {peak:.1f} GB")
     if given.out:
         write_json(given.out, {"tiles": given.tiles, "dim": given.dim, "rows": rows})

@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from measuring import peak_mb
 from PIL import Image
 
 from gengeo_hf.common.area import Area
@@ -223,7 +223,7 @@ def build(count: int, path: Path) -> dict[str, float]:
     return {
         "build_s": time.perf_counter() - started,
         "build_cpu_s": time.process_time() - cpu,
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_mb(),
     }
 
 

@@ -6,7 +6,6 @@ Tiles per CPU second are also printed, because other processes on a shared machi
 """
 
 import argparse
-import resource
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from measuring import peak_mb
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.tif"
         write(path, arguments.side)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        before = peak_mb()
         started = time.perf_counter()
         source = RasterTiles([path], arguments.tile, 0.5)
         grid = time.perf_counter() - started
@@ -50,7 +50,7 @@ def main() -> None:
         with ThreadPoolExecutor(arguments.threads) as pool:
             kept = sum(image is not None for image in pool.map(source.read, range(source.table.num_rows)))
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = peak_mb()
         print(
             f"{source.table.num_rows} tiles ({kept} with data), grid {grid:.2f} s, {kept / seconds:.0f} tiles/s, "
             f"{kept / cpu:.0f} tiles per CPU second, "
