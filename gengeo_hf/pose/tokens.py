@@ -17,6 +17,7 @@ from gengeo_hf.model.backbones import BACKBONES, family_of, patch_sides, read_to
 if TYPE_CHECKING:
     from gengeo_hf.encoding.backends.protocol import View
     from gengeo_hf.encoding.encoder import Encoder
+    from gengeo_hf.model import GenGeoConfig
     from gengeo_hf.pose.head import PoseHead
 
 
@@ -33,13 +34,23 @@ def check_tokens(encoder: Encoder) -> None:
             "pose needs patch tokens, and exported graphs compute only descriptors: "
             "use --backend torch with the checkpoint"
         )
-    if not model.config.share_backbone or model.config.aerial_keep is not None:
+    check_config(model.config)
+
+
+def check_config(config: GenGeoConfig) -> None:
+    """Check that models of a configuration have all patch tokens of both views, in one space.
+
+    Raises:
+        GenGeoError: The backbone has no patch tokens, each view has its own, or only some patches of tiles are encoded.
+    """
+    if not config.share_backbone or config.aerial_keep is not None:
         raise GenGeoError(
             "pose compares the patch tokens of both views, and this model has one backbone per view or encodes some of "
             "a tile's patches: use a model with one backbone for both"
         )
-    model_type = model.config.backbone_config.model_type
-    if not family_of(model.config.backbone_config).has_blocks:
+    backbone: Any = config.backbone_config
+    model_type = backbone.model_type
+    if not family_of(backbone).has_blocks:
         raise GenGeoError(
             f"pose needs patch tokens, and a {model_type} backbone has none: expected one of "
             f"{', '.join(name for name, family in BACKBONES.items() if family.has_blocks)}"

@@ -11,6 +11,7 @@ from gengeo_hf.model import GenGeoModel
 from gengeo_hf.model.backbones import family_of, read_tokens, token_width
 from gengeo_hf.pose.geometry import column_azimuths, position_target
 from gengeo_hf.pose.head import WHOLE_TILE, PoseConfig, PoseHead
+from gengeo_hf.pose.tokens import check_config
 from gengeo_hf.training.objective import Outputs, Term
 from gengeo_hf.training.settings import Settings
 
@@ -29,8 +30,8 @@ class Pose(Term):
         tile_m: Side of the tiles in metres, about; positions are 3 m apart at this size.
 
     Raises:
-        GenGeoError: Photos are cropped or turned at random, tiles are not square, some tokens are missing, a batch may
-            hold several tiles of one place, or an option is out of range.
+        GenGeoError: Views are cropped, scaled, transformed or turned at random, tiles are not square, the model cannot
+            have a pose head, a batch may hold several tiles of one place, or an option is out of range.
     """
 
     needs = ("position",)
@@ -61,8 +62,8 @@ class Pose(Term):
         tokens = {view: read_tokens(model.backbone_of(view), outputs[view])[0].float() for view in ("ground", "aerial")}
         position = part["position"].to(tokens["ground"].device).float()
         return {
-            "queries": self.head.queries(tokens["ground"].unflatten(1, self.grid)),
-            "keys": self.head.keys(tokens["aerial"]),
+            "queries": self.head.queries(tokens["ground"].unflatten(1, self.grid)).float(),  # bfloat16 under autocast
+            "keys": self.head.keys(tokens["aerial"]).float(),
             "offset": (position - 0.5) * position.new_tensor([self.tile_m, -self.tile_m]),
             "own_ground": outputs["ground"].pooler_output,
             "own_aerial": outputs["aerial"].pooler_output,
@@ -86,20 +87,24 @@ class Pose(Term):
 
 def _check(model: GenGeoModel, settings: Settings, wrong_tiles: int, tile_m: float) -> None:
     """Refuse settings for which positions, directions or wrong tiles would be wrong."""
-    config, options = model.config, settings.augment.options if settings.augment.enabled else {}
+    options = settings.augment.options if settings.augment.enabled else {}
     if wrong_tiles < 0:
         raise GenGeoError(f"loss.terms.pose.wrong_tiles must be at least 0, found {wrong_tiles}")
     if not tile_m > 0:
         raise GenGeoError(f"loss.terms.pose.tile_m must be positive, found {tile_m:g}")
-    if options.get("unknown_heading") or options.get("fov"):
-        raise GenGeoError("loss.terms.pose needs north-aligned panoramas: leave out unknown_heading and fov")
-    if not family_of(config.backbone_config).has_blocks or config.aerial_keep is not None:
-        raise GenGeoError("loss.terms.pose needs all patch tokens of both views, as of DINOv2 without aerial_keep")
+    changes = [f"augment.options.{name}" for name in ("unknown_heading", "fov", "input_scales") if options.get(name)]
+    changes += [f"data.{name}" for name in ("ground_view", "aerial_view") if getattr(settings.data, name) is not None]
+    if changes:
+        raise GenGeoError(
+            f"loss.terms.pose needs whole, north-aligned panoramas and tiles: leave out {', '.join(changes)}"
+        )
+    check_config(model.config)
     sides = list(settings.data.aerial_size)
     if sides[0] != sides[1]:
         raise GenGeoError(f"loss.terms.pose needs square tiles, found data.aerial_size={sides}")
-    if settings.sampling.semi_positives != "banned":
+    sampling = settings.sampling
+    if sampling.semi_positives != "banned" or sampling.protocol == "sample4geo":
         raise GenGeoError(
-            f"loss.terms.pose needs sampling.semi_positives=banned, found {settings.sampling.semi_positives}: other "
-            "tiles of a batch must not show the photo's place"
+            "loss.terms.pose needs sampling.semi_positives=banned and sampling.protocol=gengeo, found "
+            f"{sampling.semi_positives} and {sampling.protocol}: other tiles of a batch must not show the photo's place"
         )

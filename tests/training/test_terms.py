@@ -144,7 +144,7 @@ def pose_settings(**changes):
     settings = Settings(output="unused")
     settings.data.ground_size, settings.data.aerial_size = [28, 112], [56, 56]
     for name, value in changes.items():
-        setattr(settings.data if name.endswith("size") else settings.sampling, name, value)
+        setattr(settings.sampling if name in ("semi_positives", "protocol") else settings.data, name, value)
     return settings
 
 
@@ -179,14 +179,48 @@ def test_pose_loss_equals_slow_formula():
     assert term.needs == ("position",)
 
 
+def test_pose_loss_under_bfloat16_autocast_is_close_to_that_in_float32():
+    model, position = model_of().eval(), torch.tensor([[0.1, 0.9], [0.75, 0.25], [0.4, 0.6]])
+    term = Pose(model, pose_settings(), wrong_tiles=1)
+    images = {view: torch.randn(3, 3, *size) for view, size in {"ground": (28, 112), "aerial": (56, 56)}.items()}
+    found = []
+    for enabled in (False, True):  # as in a step: encoded under autocast, the loss outside of it
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            outputs = {view: model(pixels, view=view) for view, pixels in images.items()}
+            columns = term.encode(None, model, {"position": position}, outputs)
+        found.append(term.loss(columns, None))
+    assert found[1].dtype == torch.float32
+    assert found[1].item() == pytest.approx(found[0].item(), rel=0.02)
+
+
 @pytest.mark.parametrize(
     ("model", "settings", "augment", "message"),
     [
-        ({}, {}, {"unknown_heading": True}, "north-aligned panoramas: leave out unknown_heading and fov"),
-        ({}, {}, {"fov": [90, 360]}, "north-aligned panoramas: leave out unknown_heading and fov"),
+        (
+            {},
+            {},
+            {"unknown_heading": True},
+            r"north-aligned panoramas and tiles: leave out augment\.options\.unknown_heading$",
+        ),
+        ({}, {}, {"fov": [90, 360]}, r"north-aligned panoramas and tiles: leave out augment\.options\.fov$"),
+        (
+            {},
+            {},
+            {"input_scales": [0.5, 1]},
+            r"north-aligned panoramas and tiles: leave out augment\.options\.input_scales$",
+        ),
+        (
+            {},
+            {"ground_view": "bev:56:0.5:2:70"},
+            {},
+            r"north-aligned panoramas and tiles: leave out data\.ground_view$",
+        ),
+        ({}, {"aerial_view": "polar:28x112"}, {}, r"north-aligned panoramas and tiles: leave out data\.aerial_view$"),
         ({}, {"aerial_size": [56, 84]}, {}, r"square tiles, found data\.aerial_size=\[56, 84\]"),
-        ({}, {"semi_positives": "negative"}, {}, r"needs sampling\.semi_positives=banned, found negative"),
-        ({"aerial_keep": 0.5}, {}, {}, "all patch tokens of both views"),
+        ({}, {"semi_positives": "negative"}, {}, r"needs sampling\.semi_positives=banned .* found negative and gengeo"),
+        ({}, {"protocol": "sample4geo"}, {}, r"needs .*sampling\.protocol=gengeo, found banned and sample4geo"),
+        ({"aerial_keep": 0.5}, {}, {}, "pose compares the patch tokens of both views"),
+        ({"share_backbone": False, "share_aggregator": False}, {}, {}, "use a model with one backbone for both"),
     ],
 )
 def test_pose_needs_whole_north_aligned_views(model, settings, augment, message):
